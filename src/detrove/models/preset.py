@@ -1,0 +1,54 @@
+"""What a name in the catalogue stands for: a detector's config, its picture size, and the recipe it is trained by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from detrove.structures import Preprocessing
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a detector is trained unless the user says otherwise: plain values, turned into objects by `training/`.
+
+    Rates are for AdamW at `batch_size` pictures a step. `slow_parameters` are fragments of parameter names whose rate is
+    multiplied by `slow_factor` (Deformable DETR: `reference_points`, `sampling_offsets`). `schedule` is "step" (×0.1
+    at the fraction `drop_at` of the training) or "cosine" (to `final_rate` of the rate); the rate rises linearly over the first
+    `warmup` steps. `epochs` is the length where the user names neither epochs nor minutes. The rest is augmentation: probabilities of a
+    horizontal and a vertical flip and of a random crop, the range of the random size relative to the preset's size,
+    and the strength of colour jitter in [0, 1]. `ema_decay` of 0 keeps no moving average of the weights.
+    """
+
+    learning_rate: float = 1e-4
+    backbone_learning_rate: float = 1e-5
+    weight_decay: float = 1e-4
+    decay_norms_and_biases: bool = True
+    clip_norm: float = 0.1
+    batch_size: int = 16
+    slow_parameters: tuple[str, ...] = ()
+    slow_factor: float = 0.1
+    schedule: str = "step"
+    drop_at: float = 0.8
+    final_rate: float = 0.0
+    warmup: int = 0
+    epochs: int = 50
+    ema_decay: float = 0.0
+    horizontal_flip: float = 0.5
+    vertical_flip: float = 0.0
+    crop: float = 0.5
+    scale: tuple[float, float] = (0.6, 1.0)
+    colour: float = 0.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One named detector: its `config` (a frozen dataclass of the model's file), `preprocessing` and `recipe`.
+
+    `published` quotes the paper's average precision on COCO val and where it stands; None where nobody published any.
+    """
+
+    config: Any
+    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(longer=1333, shorter=800))
+    recipe: Recipe = field(default_factory=Recipe)
+    published: str | None = None
