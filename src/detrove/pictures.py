@@ -35,24 +35,24 @@ def read_picture(path: str | Path) -> Image.Image:
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any PIL picture as upright 8-bit RGB.
 
-    EXIF orientation is applied; transparency is laid over white; 16-bit and floating-point grey are scaled to 8 bits (by
-    their full range of 65535, or by 1 where no value exceeds 1), which a plain conversion would clip; CMYK and palettes
-    are converted.
+    EXIF orientation is applied; transparency is laid over white; CMYK and palettes are converted. Grey of more than
+    8 bits is scaled, where a plain conversion would clip it: integers by 65535, whatever their brightest value;
+    floating-point numbers, whose type names no range, by the first of 1, 255 and 65535 that none exceeds.
     """
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "RGB":
-        return picture
     if picture.mode.startswith("I") or picture.mode == "F":
         return Image.fromarray(_to_8_bit(np.asarray(picture))).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    values = values.astype(np.float64)
-    highest = values.max(initial=0.0)
-    full_range = 1.0 if highest <= 1 else 255.0 if highest <= 255 else 65535.0
-    return np.clip(np.round(values / full_range * 255), 0, 255).astype(np.uint8)
+    full_range = 65535.0
+    if np.issubdtype(values.dtype, np.floating):
+        highest = values.max(initial=0.0, where=np.isfinite(values))
+        full_range = next((limit for limit in (1.0, 255.0) if highest <= limit), full_range)
+        values = np.nan_to_num(values, nan=0.0, posinf=full_range, neginf=0.0)
+    return np.clip(np.round(values.astype(np.float64) / full_range * 255), 0, 255).astype(np.uint8)
