@@ -1,1 +1,74 @@
-"""detrove."""
+"""Detection transformers that train on small data, show why, and export only what they can prove.
+
+The public names below are all there is to learn; each is imported when it is first used, so that `import detrove` is
+instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detrove.checkpoints import save
+    from detrove.errors import InputError
+    from detrove.evaluation import evaluate
+    from detrove.inference import Detector, load
+    from detrove.models.catalogue import create, criterion_for
+    from detrove.structures import Detections, ImageBatch, LabelMap, Predictions, Preprocessing, Targets
+    from detrove.training import train
+
+    __version__: str
+
+_HOMES = {
+    "Detections": "detrove.structures",
+    "Detector": "detrove.inference",
+    "ImageBatch": "detrove.structures",
+    "InputError": "detrove.errors",
+    "LabelMap": "detrove.structures",
+    "Predictions": "detrove.structures",
+    "Preprocessing": "detrove.structures",
+    "Targets": "detrove.structures",
+    "create": "detrove.models.catalogue",
+    "criterion_for": "detrove.models.catalogue",
+    "evaluate": "detrove.evaluation",
+    "load": "detrove.inference",
+    "save": "detrove.checkpoints",
+    "train": "detrove.training",
+}
+
+__all__ = [
+    "Detections",
+    "Detector",
+    "ImageBatch",
+    "InputError",
+    "LabelMap",
+    "Predictions",
+    "Preprocessing",
+    "Targets",
+    "__version__",
+    "create",
+    "criterion_for",
+    "evaluate",
+    "load",
+    "save",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("detrove")
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'detrove' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,98 @@
+"""A model together with what it takes to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from detrove.errors import InputError
+from detrove.inference.postprocess import postprocess
+from detrove.inference.sources import expand, read_source
+from detrove.structures import Detections, ImageBatch, LabelMap, Preprocessing
+
+DEFAULT_THRESHOLD = 0.5
+
+
+class Detector:
+    """A model, its preprocessing and its labels: give it pictures, get detections.
+
+    `thresholds` (C,) holds the score from which on a detection of each class slot is shown, chosen on validation
+    pictures; None where nobody chose any. `name` is the catalogue name, or "".
+
+    Saving, evaluating and exporting are functions beside it: `detrove.save`, `detrove.evaluate`, ….
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        label_map: LabelMap,
+        thresholds: Tensor | None = None,
+        name: str = "",
+    ) -> None:
+        if thresholds is not None and thresholds.shape != (len(label_map),):
+            raise ValueError(f"{tuple(thresholds.shape)} thresholds for {len(label_map)} class slots")
+        self.model = model
+        self.preprocessing = preprocessing
+        self.label_map = label_map
+        self.thresholds = thresholds
+        self.name = name
+
+    def __repr__(self) -> str:
+        classes = ", ".join(name for name in self.label_map.names[:5] if name)
+        more = f", … {len(self.label_map)} in all" if len(self.label_map) > 5 else ""
+        return f"Detector({self.name or type(self.model).__name__}, classes: {classes}{more})"
+
+    def predict(
+        self, source: Any, threshold: float | None = None, batch_size: int = 8
+    ) -> Detections | list[Detections]:
+        """Detect objects in one picture, or in each of many.
+
+        `source` is a path, a PIL picture, an (H, W, 3) RGB or (H, W) grey array, a (3, h, w) tensor (8-bit, or floats
+        in [0, 1], not normalised), or a list of those, a folder or a glob. One picture gives `Detections`; a list,
+        folder or glob gives a list of them, in its order.
+
+        Kept are detections with a score of at least `threshold`, in [0, 1]; None means the stored threshold of each
+        class, or 0.5 where none is stored. `batch_size` pictures at a time go through the model, padded to the
+        largest of them, on the device and in the floating-point type of its parameters.
+        """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise InputError(f"threshold must lie between 0 and 1, got {threshold}")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        sources = expand(source)
+        if sources is None:
+            return self._shown(self.detect([read_source(source)])[0], threshold)
+        found: list[Detections] = []
+        for start in range(0, len(sources), batch_size):
+            pictures = [read_source(item) for item in sources[start : start + batch_size]]
+            found.extend(self._shown(detections, threshold) for detections in self.detect(pictures))
+        return found
+
+    def detect(self, pictures: Sequence[Image.Image]) -> list[Detections]:
+        """All detections, whatever their score, in upright RGB pictures, as one batch.
+
+        What evaluation needs: the model's `config.num_detections` best of each picture, by descending score.
+        """
+        parameter = next(self.model.parameters())
+        images = ImageBatch.from_images([self.preprocessing(picture) for picture in pictures])
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                predictions = self.model(images.to(device=parameter.device, dtype=parameter.dtype))
+        finally:
+            self.model.train(was_training)
+        config: Any = self.model.config
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        return postprocess(predictions, sizes, self.label_map, config.scores, config.num_detections)
+
+    def _shown(self, detections: Detections, threshold: float | None) -> Detections:
+        """Those that reach the threshold: the one given, else the stored ones, else 0.5."""
+        if threshold is not None:
+            return detections.above(threshold)
+        return detections.above(DEFAULT_THRESHOLD if self.thresholds is None else self.thresholds)
