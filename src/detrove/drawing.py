@@ -94,8 +94,8 @@ def draw_truth(
 def draw_marks(picture: Image.Image, marks: Sequence[Mark], longer: int | None = None) -> Image.Image:
     """A copy of the picture with the marks drawn in their order, later ones above earlier ones.
 
-    Lines and letters grow with the picture. Tags stay inside it and out of each other's way where there is room; a tag too long for
-    the picture is shortened.
+    Lines and letters grow with the picture. Tags stay inside it, and out of each other's way where there is room; a tag
+    too long for the picture is shortened.
     """
     canvas, scale = _resized(picture.convert("RGB"), longer)
     drawing = ImageDraw.Draw(canvas)
@@ -123,8 +123,8 @@ def draw_marks(picture: Image.Image, marks: Sequence[Mark], longer: int | None =
 def draw_heat_map(picture: Image.Image, values: np.ndarray, strength: float = 0.65) -> Image.Image:
     """A copy of the picture, greyed, under a heat map of the non-negative `values` (h, w), stretched over it.
 
-    The largest value is bright yellow and as opaque as `strength` in [0, 1]; zero leaves the picture. The colours rise in
-    lightness (matplotlib's "inferno"), so that the map also reads in grey.
+    The largest value is bright yellow and as opaque as `strength` in [0, 1]; zero leaves the picture. The colours rise
+    in lightness (matplotlib's "inferno"), so that the map also reads in grey.
     """
     from matplotlib import colormaps
 

@@ -25,7 +25,8 @@ def categories_of_slots(label_map: LabelMap, categories: Sequence[Mapping[str, A
     if label_map.entries and all(category is None for category in joined):
         raise InputError(
             f"the detector and the data set share no class name: {_some(n for n in label_map.names if n)} against "
-            f"{_some(str(category['name']) for category in categories)}; rename the classes in the data set, or train on it"
+            f"{_some(str(category['name']) for category in categories)}; "
+            "rename the classes in the data set, or train on it"
         )
     return joined
 

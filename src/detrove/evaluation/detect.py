@@ -15,10 +15,18 @@ class DetectsPictures(Protocol):
     """What evaluation asks of a detector; `detrove.inference.Detector` is one."""
 
     @property
-    def label_map(self) -> LabelMap: ...
+    def label_map(self) -> LabelMap:
+        """What its class slots stand for."""
+        ...
+
     @property
-    def preprocessing(self) -> Preprocessing: ...
-    def detect(self, pictures: Sequence[Image.Image]) -> list[Detections]: ...
+    def preprocessing(self) -> Preprocessing:
+        """How it resizes pictures."""
+        ...
+
+    def detect(self, pictures: Sequence[Image.Image]) -> list[Detections]:
+        """All detections in upright RGB pictures, whatever their score, computed as one batch."""
+        ...
 
 
 def detect(
@@ -29,8 +37,9 @@ def detect(
 ) -> dict[Any, Detections]:
     """All detections, whatever their score, in every picture of a data set, by its image id and in its order.
 
-    `dataset` is a `detrove.data` data set. Pictures that come out of preprocessing at the same size share a batch as far
-    as possible: less padding is computed. `progress` is called with the pictures done and their total after each batch.
+    `dataset` is a `detrove.data` data set. Pictures that come out of preprocessing at the same size share a batch as
+    far as possible, so that little padding is computed. `progress` is called after each batch with the number of
+    pictures done and their total.
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")

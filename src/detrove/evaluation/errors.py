@@ -93,12 +93,12 @@ def analyse_errors(
 
 
 def _confusion(truth: BoxTable, found: BoxTable, matching: Matching, num_classes: int) -> np.ndarray:
-    confusion = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    is_hit = matching.is_hit
-    np.add.at(confusion, (truth.classes[matching.truth_of[is_hit]], found.classes[is_hit]), 1)
-    np.add.at(confusion, (num_classes, found.classes[matching.is_false_alarm]), 1)
-    np.add.at(confusion, (truth.classes[_missed(truth, matching)], num_classes), 1)
-    return confusion
+    is_hit, missed = matching.is_hit, _missed(truth, matching)
+    nothing = np.full(len(found), num_classes)
+    rows = [truth.classes[matching.truth_of[is_hit]], nothing[matching.is_false_alarm], truth.classes[missed]]
+    columns = [found.classes[is_hit], found.classes[matching.is_false_alarm], np.full(missed.sum(), num_classes)]
+    cells = np.concatenate(rows) * (num_classes + 1) + np.concatenate(columns)
+    return np.bincount(cells, minlength=(num_classes + 1) ** 2).reshape(num_classes + 1, num_classes + 1)
 
 
 def _missed(truth: BoxTable, matching: Matching) -> np.ndarray:

@@ -77,9 +77,9 @@ class Matching:
 def match(truth: BoxTable, found: BoxTable, iou: float = 0.5, across_classes: bool = False) -> Matching:
     """Match detections with true boxes that they overlap by at least `iou`, one to one.
 
-    The detection with the highest score chooses first and takes the free box it overlaps most. With
-    `across_classes`, what remains after that is matched once more without regard to the class, which tells a wrong name from
-    a box around nothing.
+    The detection with the highest score chooses first and takes the free box it overlaps most. With `across_classes`,
+    what remains after that is matched once more without regard to the class, which tells a wrong name from a box around
+    nothing.
     """
     pairs = overlapping_pairs(truth, found, iou)
     if not across_classes:
@@ -112,6 +112,7 @@ class Pairs:
     same_class: np.ndarray
 
     def select(self, keep: np.ndarray) -> Pairs:
+        """The pairs that the boolean mask names."""
         return Pairs(self.found[keep], self.truth[keep], self.iou[keep], self.same_class[keep])
 
 
@@ -147,19 +148,17 @@ def _in_crowd(truth: BoxTable, found: BoxTable, least: float) -> np.ndarray:
 
 def _by_picture(a: BoxTable, b: BoxTable) -> list[tuple[np.ndarray, np.ndarray]]:
     """Positions in `a` and in `b` of each picture that has boxes in both."""
-    order_a, order_b = np.argsort(a.pictures, kind="stable"), np.argsort(b.pictures, kind="stable")
     common = np.intersect1d(a.pictures, b.pictures)
-    ranges = [
-        (
-            np.searchsorted(table.pictures[order], common, "left"),
-            np.searchsorted(table.pictures[order], common, "right"),
-        )
-        for table, order in ((a, order_a), (b, order_b))
-    ]
-    return [
-        (order_a[start_a:stop_a], order_b[start_b:stop_b])
-        for start_a, stop_a, start_b, stop_b in zip(*ranges[0], *ranges[1], strict=True)
-    ]
+    return list(zip(_positions_in(a, common), _positions_in(b, common), strict=True))
+
+
+def _positions_in(table: BoxTable, pictures: np.ndarray) -> list[np.ndarray]:
+    """For each of the pictures, the positions of its boxes in their order."""
+    order = np.argsort(table.pictures, kind="stable")
+    in_order = table.pictures[order]
+    starts = np.searchsorted(in_order, pictures, "left").tolist()
+    stops = np.searchsorted(in_order, pictures, "right").tolist()
+    return [order[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
 def _intersections(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

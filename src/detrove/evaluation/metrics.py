@@ -18,7 +18,7 @@ from detrove.errors import InputError
 
 AREAS = ("all", "small", "medium", "large")
 """Ranges of object size: all, below 32², 32² to 96², above 96² pixels² of the original picture."""
-DETECTION_LIMITS = (1, 10, 100)
+DETECTION_LIMITS: tuple[int, ...] = (1, 10, 100)
 """How many detections a picture and class may have, the best ones by score."""
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
@@ -118,7 +118,7 @@ def accumulate(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, A
         COCO({"images": images, "categories": categories, "annotations": found}),
         iouType="bbox",
     )
-    evaluation.params.maxDets = list(DETECTION_LIMITS)
+    evaluation.params.maxDets = [*DETECTION_LIMITS]
     evaluation.evaluate()
     evaluation.accumulate()
     counts = Counter(box["category_id"] for box in truth if not box["iscrowd"])
@@ -161,20 +161,15 @@ def summarise(accumulated: Accumulated) -> Metrics:
 
 def class_names(ground_truth: Mapping[str, Any]) -> list[str]:
     """The names of the categories in the order of their ids; a name that occurs twice is told apart by its id."""
-    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
-    occurrences = Counter(str(category["name"]) for category in categories)
-    return [
-        str(category["name"])
-        if occurrences[str(category["name"])] == 1
-        else f"{category['name']} (id {category['id']})"
-        for category in categories
-    ]
+    names = {category["id"]: str(category["name"]) for category in ground_truth["categories"]}
+    occurrences = Counter(names.values())
+    return [names[id] if occurrences[names[id]] == 1 else f"{names[id]} (id {id})" for id in sorted(names)]
 
 
 def numbering(ground_truth: Mapping[str, Any]) -> tuple[dict[Any, int], dict[int, int]]:
     """Positions of the picture ids in `images`, and of the category ids in ascending order; both from 0."""
     pictures = {image["id"]: position for position, image in enumerate(ground_truth["images"])}
-    category_ids = sorted(category["id"] for category in ground_truth["categories"])
+    category_ids = sorted({category["id"] for category in ground_truth["categories"]})
     return pictures, {category_id: position for position, category_id in enumerate(category_ids)}
 
 
@@ -210,8 +205,8 @@ def _numbered(ground_truth: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]
 def _unknown_id(box: Mapping[str, Any], pictures: Mapping[Any, int]) -> str:
     if box["image_id"] not in pictures:
         return (
-            f"a box belongs to picture {box['image_id']!r}, which is not among the {len(pictures)} pictures of the ground "
-            "truth: evaluate detections on the split that they were made from"
+            f"a box belongs to picture {box['image_id']!r}, which is not among the {len(pictures)} pictures of the "
+            "ground truth: evaluate detections on the split that they were made from"
         )
     return (
         f"a box of picture {box['image_id']!r} has category id {box['category_id']!r}, which the ground truth does not "

@@ -1,7 +1,8 @@
 """A score threshold for each class, chosen on validation pictures, so that a first prediction shows something sensible.
 
 COCO metrics need no threshold; people do. The score at which a detector is right as often as wrong differs between
-classes and between detectors (a small model that is never surer than 0.3 can still be useful), hence one number a class.
+classes and between detectors (a small model that is never surer than 0.3 can still be useful), hence one number for
+each class.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def best_thresholds(
     """For each class slot of the detector, the threshold with the highest F1 at IoU 0.5.
 
     Arguments as `coco_metrics`; `label_map` is the detector's, joined with the categories by name. A class without
-    true boxes, or without a single right detection, gets the median of the others' thresholds; 0.5 where there are none.
+    true boxes, or without a single right detection, gets the median of the others' thresholds, or 0.5 where there are
+    none.
     """
     truth = BoxTable.of(ground_truth, ground_truth["annotations"])
     found = BoxTable.of(ground_truth, results)
@@ -49,8 +51,8 @@ def best_threshold(scores: np.ndarray, is_hit: np.ndarray, num_boxes: int) -> fl
     """The threshold with the highest F1, of one class; None where no detection is right.
 
     F1 = 2·hits / (detections kept + true boxes). It changes only at the scores themselves, so every distinct score
-    is tried. Where several have the same F1 the highest of them wins: fewer boxes to look at. The answer lies half-way to
-    the next lower score (or to 0), so that it does not sit on a detection that rounding could push either way.
+    is tried. Where several have the same F1 the highest of them wins: fewer boxes to look at. The answer lies half-way
+    to the next lower score (or to 0), so that it does not sit on a detection that rounding could push either way.
     """
     if num_boxes == 0 or not is_hit.any():
         return None
