@@ -1,1 +1,1 @@
-"""nn"""
+"""Building blocks that know no model: attention, positions, transformer layers, heads, trunks."""

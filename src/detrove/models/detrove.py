@@ -1,0 +1,240 @@
+"""detrove's own detector for few pictures and ordinary hardware: the family's blocks, put together for fast learning.
+
+A two-stage deformable detector (Zhu et al. 2021) whose encoder is cheap and whose proposals are taught densely.
+
+Differs from DETR in:
+- three levels (strides 8 to 32); dense self-attention only on the coarsest, small convolutions carry it to the finer ones
+  (the division of labour of RT-DETR, Zhao et al. 2024 §4.2);
+- every cell proposes a box, and **several** cells are taught each object (one-to-many, so that the trunk hears of every object
+  many times in each step); the best cells become the queries;
+- queries start from what their cell saw; the decoder samples around 4-d references and refines them layer by layer; heads
+  are shared by its layers;
+- scores are sigmoids taught to foretell the box's IoU (matchability-aware loss of DEIM, Huang et al. 2025).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrove.losses import Criterion, MatchCost
+from detrove.models.preset import Preset, Recipe
+from detrove.nn.attention import MultiHeadAttention
+from detrove.nn.backbone import Backbone, Level, LevelProjection
+from detrove.nn.deformable_attention import DeformableAttention
+from detrove.nn.positions import sine_encoding, sine_of_coordinates
+from detrove.nn.references import initial_proposals, move, valid_ratios
+from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer
+from detrove.structures import ImageBatch, Predictions, Preprocessing, Proposals, Targets
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes and loss weights; the defaults are `detrove-nano`."""
+
+    num_classes: int = 80
+    num_queries: int = 150
+    backbone: str = "mobilenetv2_100"
+    backbone_frozen: bool = True
+    num_levels: int = 3
+    dim: int = 128
+    num_heads: int = 8
+    num_points: int = 4
+    feedforward_dim: int = 256
+    num_encoder_layers: int = 1
+    num_decoder_layers: int = 3
+    dropout: float = 0.0
+    temperature: float = 10000.0
+    scores: str = "sigmoid"
+    num_detections: int = 100
+    cells_per_object: int = 6
+    class_weight: float = 1.0
+    box_weight: float = 5.0
+    giou_weight: float = 2.0
+    class_cost: float = 2.0
+    box_cost: float = 5.0
+    giou_cost: float = 2.0
+
+
+class MixingBlock(nn.Module):
+    """A 5×5 convolution per channel, then a 1×1 across channels, with a residual: cheap local context."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, bias=False)
+        self.norm = nn.GroupNorm(1, dim)
+        self.expand = nn.Conv2d(dim, 2 * dim, 1)
+        self.contract = nn.Conv2d(2 * dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, h, w) to (B, D, h, w)."""
+        return x + self.contract(F.silu(self.expand(self.norm(self.spatial(x)))))
+
+
+class Pyramid(nn.Module):
+    """Carries the coarsest level down to the finer ones and back up, a `MixingBlock` at each step."""
+
+    def __init__(self, dim: int, num_levels: int) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(MixingBlock(dim) for _ in range(num_levels - 1))
+        self.up = nn.ModuleList(MixingBlock(dim) for _ in range(num_levels - 1))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps (B, D, h, w), finest first, to as many of the same shapes."""
+        for index in reversed(range(len(maps) - 1)):
+            coarse = F.interpolate(maps[index + 1], size=maps[index].shape[-2:], mode="nearest")
+            maps[index] = self.down[index](maps[index] + coarse)
+        for index in range(len(maps) - 1):
+            fine = F.adaptive_avg_pool2d(maps[index], maps[index + 1].shape[-2:])
+            maps[index + 1] = self.up[index](maps[index + 1] + fine)
+        return maps
+
+
+class Detrove(nn.Module):
+    """Trunk, pyramid, dense proposals, decoder. Layers L, queries Q, tokens T, levels S, embedding D."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        levels: LevelProjection,
+        encoder: Sequence[EncoderLayer],
+        pyramid: Pyramid,
+        decoder: Sequence[DecoderLayer],
+        dim: int,
+        num_queries: int,
+        num_classes: int,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.levels = levels
+        self.encoder = nn.ModuleList(encoder)
+        self.pyramid = pyramid
+        self.token_norm = nn.LayerNorm(dim)
+        self.encoder_class_head = nn.Linear(dim, num_classes)
+        self.encoder_box_head = MLP(dim, dim, 4, num_layers=2)
+        self.position_head = MLP(2 * dim, dim, dim, num_layers=2)
+        self.decoder = nn.ModuleList(decoder)
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.class_head = nn.Linear(dim, num_classes)
+        self.box_head = MLP(dim, dim, 4, num_layers=2)
+        self.num_queries, self.temperature = num_queries, temperature
+        for class_head, box_head in (
+            (self.encoder_class_head, self.encoder_box_head),
+            (self.class_head, self.box_head),
+        ):
+            nn.init.constant_(class_head.bias, -math.log(99))
+            nn.init.zeros_(box_head.last.weight)
+            nn.init.zeros_(box_head.last.bias)
+
+    def forward(self, images: ImageBatch, targets: Sequence[Targets] | None = None) -> Predictions:  # noqa: ARG002
+        """A batch of pictures to classes and boxes of every decoder layer; `targets` are not used."""
+        # picture -> levels; the coarsest looks at all of itself, convolutions carry it to the others
+        levels = self.levels(self.backbone(images), images.padding_mask)
+        coarse = self.look_around(levels[-1])
+        maps = self.pyramid([*(level.features for level in levels[:-1]), coarse])
+        memory = self.token_norm(torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1))
+
+        # every cell proposes; the best become queries: reference from the box, content from the cell
+        masks = [level.padding_mask for level in levels]
+        start, valid = initial_proposals(masks, memory.dtype)
+        encoder_logits = self.encoder_class_head(memory).masked_fill(~valid, -1e4)
+        start = start.masked_fill(~valid, 0.0)
+        encoder_boxes = (self.encoder_box_head(memory) + start).sigmoid()
+        best = (
+            encoder_logits.detach().amax(dim=-1).topk(min(self.num_queries, memory.shape[1]), dim=1).indices[..., None]
+        )
+        reference = encoder_boxes.detach().gather(1, best.expand(-1, -1, 4))
+        content = memory.gather(1, best.expand(-1, -1, memory.shape[-1]))
+
+        # queries look at each other and sample the memory around their boxes, which they refine
+        ratios = valid_ratios(masks, memory.dtype).repeat(1, 1, 2)
+        geometry = {
+            "shapes": [level.shape for level in levels],
+            "padding_mask": torch.cat([mask.flatten(1) for mask in masks], dim=1),
+        }
+        logits, boxes = [], []
+        for layer in self.decoder:
+            position = self.position_head(sine_of_coordinates(reference * 2 * math.pi, memory.shape[-1] // 2))
+            points = reference[:, :, None] * ratios[:, None]
+            content = layer(content, position, memory, reference_points=points, **geometry)
+            output = self.decoder_norm(content)
+            logits.append(self.class_head(output))
+            boxes.append(move(reference, self.box_head(output)))
+            reference = boxes[-1].detach()
+        return Predictions(torch.stack(logits), torch.stack(boxes), Proposals(encoder_logits, encoder_boxes))
+
+    def look_around(self, level: Level) -> Tensor:
+        """Dense self-attention over the cells of one level: its map (B, D, h, w)."""
+        tokens = level.tokens()
+        position = sine_encoding(level.padding_mask, tokens.shape[-1], self.temperature, dtype=tokens.dtype).flatten(
+            1, 2
+        )
+        for layer in self.encoder:
+            tokens = layer(tokens, position, padding_mask=level.padding_mask.flatten(1))
+        return tokens.transpose(1, 2).unflatten(2, level.shape)
+
+
+def build(config: Config) -> Detrove:
+    """detrove's detector of that config with random weights."""
+
+    def dense() -> MultiHeadAttention:
+        return MultiHeadAttention(config.dim, config.num_heads, config.dropout)
+
+    def deformable() -> DeformableAttention:
+        return DeformableAttention(config.dim, config.num_heads, config.num_levels, config.num_points)
+
+    sizes = {
+        "dim": config.dim,
+        "feedforward_dim": config.feedforward_dim,
+        "dropout": config.dropout,
+        "norm_first": True,
+    }
+    backbone = Backbone(config.backbone, (8, 16, 32), frozen=config.backbone_frozen)
+    return Detrove(
+        backbone=backbone,
+        levels=LevelProjection(backbone.channels, config.dim, config.num_levels),
+        encoder=[EncoderLayer(dense(), **sizes) for _ in range(config.num_encoder_layers)],
+        pyramid=Pyramid(config.dim, config.num_levels),
+        decoder=[DecoderLayer(dense(), deformable(), **sizes) for _ in range(config.num_decoder_layers)],
+        dim=config.dim,
+        num_queries=config.num_queries,
+        num_classes=config.num_classes,
+        temperature=config.temperature,
+    )
+
+
+def criterion(config: Config) -> Criterion:
+    """One-to-one in every decoder layer, several cells to one object in the encoder."""
+    return Criterion(
+        cost=MatchCost("sigmoid", config.class_cost, config.box_cost, config.giou_cost),
+        class_loss="matchability",
+        weights={"class": config.class_weight, "box": config.box_weight, "giou": config.giou_weight},
+        encoder_classes="true",
+        cells_per_object=config.cells_per_object,
+    )
+
+
+PRESETS = {
+    "detrove-nano": Preset(
+        Config(),
+        Preprocessing(longer=320),
+        Recipe(
+            learning_rate=1e-3,
+            backbone_learning_rate=3e-4,
+            decay_norms_and_biases=False,
+            weight_decay=1e-2,
+            clip_norm=1.0,
+            batch_size=8,
+            schedule="cosine",
+            warmup=100,
+            epochs=60,
+            scale=(0.7, 1.1),
+        ),
+    ),
+}

@@ -1,0 +1,89 @@
+"""Dense multi-head attention through torch's fused kernel."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrove.nn.recording import active_recorder
+
+
+def attend(
+    block: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """softmax(Q Kᵀ / √d) V per head: (B, M, Q, d), (B, M, T, d), (B, M, T, d') to (B, M, Q, d').
+
+    `mask` is boolean, broadcastable to (B, M, Q, T), **True = may be looked at**. `block` is the module that asks: an
+    active recorder gets Q, K, V and A under its name.
+    """
+    recorder = active_recorder()
+    if recorder is not None:
+        recorder.add_dense(block, query, key, value, explicit_attention(query, key, mask))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def explicit_attention(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """The attention matrix A (B, M, Q, T) that the fused kernel never writes down."""
+    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1)
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, N, D) to (B, M, N, D / M)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, M, N, d) to (B, N, M d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention with one joint in-projection (3D × D), as in Vaswani et al. 2017.
+
+    `forward(query, value, key=None)`: in DETR a position is added to queries and keys but not to values; in
+    self-attention the keys are the queries, so `key` may be left out.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        value: Tensor,
+        key: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """(B, Q, D), (B, T, D), (B, T, D) to (B, Q, D).
+
+        `padding_mask` (B, T) bool, True = padding; `attention_mask` (Q, T) or (B, 1, Q, T) bool, True = hidden.
+        """
+        dim = query.shape[-1]
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if key is None:
+            q, k = F.linear(query, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=-1)
+        else:
+            q = F.linear(query, weight[:dim], bias[:dim])
+            k = F.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
+        v = F.linear(value, weight[2 * dim :], bias[2 * dim :])
+        q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
+        mask = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        if attention_mask is not None:
+            mask = ~attention_mask if mask is None else mask & ~attention_mask
+        attended = attend(self, q, k, v, mask, self.dropout if self.training else 0.0)
+        return self.out_proj(merge_heads(attended))

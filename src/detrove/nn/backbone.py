@@ -1,0 +1,177 @@
+"""Trunks: any timm model with feature maps, frozen as the published detectors freeze theirs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from detrove.errors import InputError, nearest
+from detrove.structures import ImageBatch
+
+PRETRAINED = "pretrained"
+"""As backbone weights: timm's own download, or random weights and a notice where it cannot be had."""
+
+
+@dataclass
+class Level:
+    """One feature map: `features` (B, C, h, w) and `padding_mask` (B, h, w), True = padding."""
+
+    features: Tensor
+    padding_mask: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the map."""
+        return self.features.shape[-2], self.features.shape[-1]
+
+    def tokens(self) -> Tensor:
+        """The map as tokens (B, h · w, C), row by row."""
+        return self.features.flatten(2).transpose(1, 2)
+
+
+def resize_mask(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A full picture's padding mask (B, H, W) at a level's (height, width), by nearest neighbour as the official codes do."""
+    return F.interpolate(padding_mask[:, None].float(), size=shape, mode="nearest")[:, 0].bool()
+
+
+class Backbone(nn.Module):
+    """A timm trunk that gives the levels of the wanted strides.
+
+    With `dilation`, the last stage keeps stride 16 by dilation 2 (DETR's DC5), its first 3×3 convolution at dilation 1;
+    strides then name the level before dilation (32 is the last stage).
+    With `frozen`, everything up to stride 4 gets no gradient and every BatchNorm is fixed, as published; a trunk that
+    starts at random must be learned, so it is not frozen.
+    """
+
+    def __init__(self, name: str, strides: tuple[int, ...], dilation: bool = False, frozen: bool = True) -> None:
+        super().__init__()
+        self.name, self.strides, self.frozen = name, strides, frozen
+        body = create_body(name, dilation)
+        reductions = [16 if dilation and stride == 32 else stride for stride in strides]
+        available = body.feature_info.reduction()  # pyright: ignore
+        missing = [stride for stride in reductions if stride not in available]
+        if missing:
+            raise InputError(f"backbone {name} has feature maps at strides {available}, not at {missing}")
+        # the last level of a stride is the deepest: with dilation two levels share stride 16
+        first_level = {stride: available.index(stride) for stride in available}
+        last_level = {stride: index for index, stride in enumerate(available)}
+        self.indices = [
+            (last_level if stride == 32 else first_level)[reduction]
+            for stride, reduction in zip(strides, reductions, strict=True)
+        ]
+        self.channels: list[int] = [body.feature_info.channels()[index] for index in self.indices]  # pyright: ignore
+        if frozen:
+            body = freeze(body)
+        self.body = body.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, images: ImageBatch) -> list[Level]:
+        """One `Level` per wanted stride, finest first."""
+        features = self.body(images.pixels.contiguous(memory_format=torch.channels_last))
+        levels = [features[index] for index in self.indices]
+        return [Level(x, resize_mask(images.padding_mask, (x.shape[-2], x.shape[-1]))) for x in levels]
+
+    def load(self, weights: str | Path) -> None:
+        """Fill the trunk from a safetensors file in timm's names; heads in the file are ignored, anything missing is an error."""
+        path = Path(weights)
+        try:
+            tensors = load_file(path)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file of backbone weights") from None
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not a safetensors file of backbone weights ({error})") from None
+        load_body(self.body, tensors, f"{path}: not weights of {self.name}")
+
+
+class LevelProjection(nn.Module):
+    """The trunk's levels at the transformer's width, and coarser ones made from the last by 3×3 convolutions of stride 2."""
+
+    def __init__(self, channels: Sequence[int], dim: int, num_levels: int) -> None:
+        super().__init__()
+        kernels = [(c, 1) for c in channels] + [(channels[-1], 3)] + [(dim, 3)] * num_levels
+        self.projections = nn.ModuleList()
+        for channels_in, kernel in kernels[:num_levels]:
+            convolution = nn.Conv2d(channels_in, dim, kernel, stride=1 if kernel == 1 else 2, padding=kernel // 2)
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)  # pyright: ignore[reportArgumentType]
+            self.projections.append(nn.Sequential(convolution, nn.GroupNorm(32, dim)))
+
+    def forward(self, levels: list[Level], padding_mask: Tensor) -> list[Level]:
+        """Levels of the trunk and the full picture's padding mask to `num_levels` levels."""
+        projected = [
+            Level(project(x.features), x.padding_mask) for project, x in zip(self.projections, levels, strict=False)
+        ]
+        coarse = levels[-1].features
+        for project in self.projections[len(levels) :]:
+            coarse = project(coarse)
+            projected.append(Level(coarse, resize_mask(padding_mask, (coarse.shape[-2], coarse.shape[-1]))))
+        return projected
+
+
+def create_body(name: str, dilation: bool = False, pretrained: bool = False) -> nn.Module:
+    """timm's feature extractor of that name; an unknown name offers the nearest."""
+    if not timm.is_model(name):
+        raise InputError(f"unknown backbone {name!r}: {nearest(name, timm.list_models())}")
+    options = {"output_stride": 16} if dilation else {}
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        raise InputError(
+            f"backbone {name} gives no feature maps ({error}): choose a convolutional timm model"
+        ) from error
+
+
+def freeze(body: nn.Module) -> nn.Module:
+    """Fix every BatchNorm by timm's own means (its norm layers may carry an activation), and all weights up to stride 4."""
+    body = freeze_batch_norm_2d(body)
+    info = body.feature_info  # pyright: ignore
+    stem_end = [name for name, stride in zip(info.module_name(), info.reduction(), strict=True) if stride <= 4]
+    if not stem_end:
+        return body
+    last = stem_end[-1].replace(".", "_")
+    names = [name for name, _ in body.named_parameters()]
+    inside = [name.replace(".", "_").startswith(last + "_") for name in names]
+    if any(inside):
+        end = len(names) - inside[::-1].index(True)
+        for name in names[:end]:
+            body.get_parameter(name).requires_grad_(False)
+    return body
+
+
+def load_body(body: nn.Module, tensors: dict[str, Tensor], failure: str) -> None:
+    """Copy tensors into a trunk by name. timm's extractors spell `stem.0` as `stem_0`: both are taken."""
+    given = {key.removeprefix("backbone.").replace(".", "_"): value for key, value in tensors.items()}
+    wanted = body.state_dict()
+    found = {key: given.get(key.replace(".", "_")) for key in wanted if not key.endswith("num_batches_tracked")}
+    bad = [key for key, value in found.items() if value is None or value.shape != wanted[key].shape]
+    if bad:
+        raise InputError(
+            f"{failure}: {len(bad)} of {len(found)} tensors missing or of another shape (wanted {', '.join(bad[:3])} …; "
+            f"the file has {', '.join(list(tensors)[:3])} …)"
+        )
+    body.load_state_dict({key: value for key, value in found.items() if value is not None}, strict=False)
+
+
+def download_body(name: str, dilation: bool = False) -> dict[str, Tensor] | None:
+    """timm's pretrained weights of a trunk, or None with a notice where they cannot be had (offline, none published)."""
+    try:
+        return create_body(name, dilation, pretrained=True).state_dict()
+    except InputError:
+        raise
+    except Exception as error:  # whatever the hub client raises when there is no network
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        warnings.warn(
+            f"no pretrained weights for backbone {name} ({reason}): starting from random ones. "
+            "Name a file with --backbone-weights FILE, or go online once; learning from few pictures needs them.",
+            stacklevel=2,
+        )
+        return None

@@ -1,0 +1,102 @@
+"""Multi-scale deformable attention (Zhu et al. 2021, §4.1) in pure PyTorch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detrove.nn.recording import active_recorder
+
+Shapes = list[tuple[int, int]]
+
+
+def sample_levels(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of bilinear samples over levels and points.
+
+    `value` (B, T, M, d), levels concatenated; `shapes` their (height, width); `locations` (B, Q, M, S, P, 2) x, y in
+    [0, 1] of the level, zero outside; `weights` (B, Q, M, S, P). Returns (B, Q, M · d).
+    """
+    batch, _, heads, dim = value.shape
+    queries, points = locations.shape[1], locations.shape[4]
+    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (S, B·M, Q, P, 2) in [-1, 1]
+    sampled = []
+    for level, (height, width) in enumerate(shapes):
+        start = sum(h * w for h, w in shapes[:level])
+        plane = value[:, start : start + height * width]  # (B, h·w, M, d)
+        plane = plane.permute(0, 2, 3, 1).reshape(batch * heads, dim, height, width)
+        sampled.append(F.grid_sample(plane, grids[level], mode="bilinear", padding_mode="zeros", align_corners=False))
+    samples = torch.cat(sampled, dim=-1)  # (B·M, d, Q, S·P)
+    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, len(shapes) * points)
+    summed = (samples * weights).sum(dim=-1)  # (B·M, d, Q)
+    return summed.view(batch, heads * dim, queries).transpose(1, 2)
+
+
+class DeformableAttention(nn.Module):
+    """Each query looks at a few sampled points of every level around its reference, per head.
+
+    Official file: Deformable-DETR `models/ops/modules/ms_deform_attn.py`.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Heads start looking in evenly spread directions, point p at p + 1 cells away, all equally weighted."""
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        ring = directions[:, None, None, :] * steps[None, None, :, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(ring.expand(-1, self.num_levels, -1, -1).flatten())
+        for layer in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        memory: Tensor,
+        reference_points: Tensor,
+        shapes: Shapes,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Queries (B, Q, D) and memory (B, T, D) to (B, Q, D).
+
+        `reference_points` (B, Q, S, 2): x, y in [0, 1] of each padded level, or (B, Q, S, 4) with width and height, by which offsets
+        are then scaled. `padding_mask` (B, T), True = padding: its values are zeroed after their projection.
+        """
+        value = self.value_proj(memory)
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[..., None], 0.0)
+        value = value.unflatten(-1, (self.num_heads, -1))
+        heads_levels_points = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*heads_levels_points, 2))
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
+        weights = weights.unflatten(-1, heads_levels_points[1:])
+        locations = self._locations(reference_points, offsets, shapes)
+        recorder = active_recorder()
+        if recorder is not None:
+            recorder.add_sampled(self, value, locations, weights, reference_points, shapes)
+        return self.output_proj(sample_levels(value, shapes, locations, weights))
+
+    def _locations(self, reference_points: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
+        reference = reference_points[:, :, None, :, None, :]  # (B, Q, 1, S, 1, 2 or 4)
+        if reference.shape[-1] == 2:
+            cells = offsets.new_tensor([(width, height) for height, width in shapes])[:, None, :]
+            return reference + offsets / cells
+        return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5

@@ -1,0 +1,52 @@
+"""Reference points and boxes: where queries and cells look from, and how a box moves from its reference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detrove.boxes import inverse_sigmoid
+
+
+def valid_ratios(padding_masks: list[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The unpadded share (x, y) of each level: S masks (B, h, w), True = padding, to (B, S, 2)."""
+    ratios = []
+    for mask in padding_masks:
+        valid_height = (~mask[:, :, 0]).sum(dim=1, dtype=dtype) / mask.shape[1]
+        valid_width = (~mask[:, 0, :]).sum(dim=1, dtype=dtype) / mask.shape[2]
+        ratios.append(torch.stack((valid_width, valid_height), dim=-1))
+    return torch.stack(ratios, dim=1)
+
+
+def cell_centres(padding_masks: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """The centre (x, y) of every cell of every level in [0, 1] of the **unpadded** picture: (B, T, 2); above 1 in padding."""
+    ratios = valid_ratios(padding_masks, dtype)
+    centres = []
+    for level, mask in enumerate(padding_masks):
+        _, height, width = mask.shape
+        y = (torch.arange(height, device=mask.device, dtype=dtype) + 0.5) / height
+        x = (torch.arange(width, device=mask.device, dtype=dtype) + 0.5) / width
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)  # (h·w, 2)
+        centres.append(grid / ratios[:, level, None, :])
+    return torch.cat(centres, dim=1)
+
+
+def initial_proposals(masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A box on every cell, before the sigmoid, w = h = 0.05 · 2^level: (B, T, 4), +∞ where it does not count; and
+    whether it counts, (B, T, 1): inside the picture and all four numbers in (0.01, 0.99)."""
+    centres = cell_centres(masks, dtype)
+    sizes = [torch.full((m.shape[1] * m.shape[2],), 0.05 * 2.0**level) for level, m in enumerate(masks)]
+    size = torch.cat(sizes).to(centres)[None, :, None].expand(len(centres), -1, 2)
+    boxes = torch.cat((centres, size), dim=-1)
+    padding = torch.cat([mask.flatten(1) for mask in masks], dim=1)
+    valid = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1) & ~padding
+    unactivated = torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], float("inf"))
+    return unactivated, valid[..., None]
+
+
+def move(reference: Tensor, delta: Tensor) -> Tensor:
+    """A box (…, 4) from what a head says about a reference: a point (…, 2) shifts the centre only, a box all of it."""
+    unactivated = inverse_sigmoid(reference)
+    if reference.shape[-1] == 2:
+        return torch.cat((delta[..., :2] + unactivated, delta[..., 2:]), dim=-1).sigmoid()
+    return (delta + unactivated).sigmoid()
