@@ -1,0 +1,54 @@
+"""Pictures to train on and pictures to validate on, whatever splits a data set has."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detrove.data import DetectionDataset, find_splits, open_dataset
+from detrove.errors import InputError
+from detrove.training.config import TrainingConfig
+
+
+def choose_splits(data: Path) -> dict[str, Any]:
+    """The names of the splits to train and to validate on; None for val where training pictures must be held out.
+
+    Never the test split: what is looked at after every epoch cannot be what the detector is judged by in the end.
+    """
+    splits = find_splits(data)
+    if "train" in splits:
+        return {"train_split": "train", "val_split": "val" if "val" in splits else None}
+    if len(splits) == 1:
+        return {"train_split": splits[0], "val_split": None}
+    raise InputError(f"{data}: no split called train among {', '.join(splits)}; rename the one to train on")
+
+
+def open_splits(config: TrainingConfig) -> tuple[DetectionDataset, DetectionDataset]:
+    """The pictures to train on and those to validate on."""
+    training_data = open_dataset(config.data, config.train_split)
+    if not len(training_data):
+        raise InputError(f"{config.data}: split {config.train_split} has no pictures to train on")
+    if config.val_split is not None:
+        return training_data, open_dataset(config.data, config.val_split)
+    return hold_out(training_data, config.val_fraction, config.seed)
+
+
+def hold_out(data: DetectionDataset, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
+    """The data set without a random `fraction` of its pictures, and these; the same for the same seed."""
+    if len(data) < 2:
+        raise InputError(f"{data.path}: one picture cannot be both trained on and held out; add pictures")
+    order = np.random.default_rng(seed).permutation(len(data))
+    num_held_out = min(max(1, round(fraction * len(data))), len(data) - 1)
+    return _subset(data, sorted(order[num_held_out:])), _subset(data, sorted(order[:num_held_out]))
+
+
+def _subset(data: DetectionDataset, indices: Sequence[int]) -> DetectionDataset:
+    annotations = data._annotations
+    pictures = [annotations.pictures[index] for index in indices]
+    return DetectionDataset(
+        data.path, data.split, data.format, dataclasses.replace(annotations, pictures=pictures, warnings=[])
+    )

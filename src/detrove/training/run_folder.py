@@ -1,0 +1,147 @@
+"""What a run leaves behind, and how it is written so that a crash at any moment leaves the last good state.
+
+Every file is written beside its place and renamed. The state to continue from is a folder of three files that belong
+together: it is written as a whole beside `last/` and then put in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from detrove.checkpoints.files import write_atomically
+from detrove.errors import InputError
+from detrove.structures import LabelMap
+from detrove.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything needed to continue: tensors by name, and plain `facts` (epoch, step, clock, best AP).
+
+    Random states need no room: every epoch draws from the run's seed and the epoch's number.
+    """
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run and the writing to them, which raises `InputError` where the disk is full or read-only."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved options."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def best(self) -> Path:
+        """The weights with the best validation AP, enough to predict."""
+        return self.path / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The folder to continue from."""
+        return self.path / "last"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
+    def refuse_if_taken(self) -> None:
+        """Raise `InputError` where something stands at the path already."""
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            return
+        if self.path.exists():
+            raise InputError(
+                f"{self.path}: exists already; choose another --output, or continue that run with --resume"
+            )
+
+    def write_config(self, config: TrainingConfig) -> None:
+        """Write config.yaml."""
+        write_atomically(self.config, config.to_yaml().encode())
+
+    def write_labels(self, label_map: LabelMap) -> None:
+        """Write labels.json: one {"id", "name"} per class slot."""
+        text = json.dumps(label_map.to_json(), indent=2, ensure_ascii=False)
+        write_atomically(self.path / "labels.json", f"{text}\n".encode())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; none where the file is not there yet."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Write metrics.jsonl anew: it is small, and so never holds half a line."""
+        write_atomically(self.metrics, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+
+    def save_last(self, state: TrainingState) -> None:
+        """Put a state in the place of `last/`; the old one stays until the new one is whole."""
+        beside, old = self.path / "last.partial", self.path / "last.old"
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            _write_tensors(beside / "model.safetensors", state.model)
+            _write_tensors(beside / "optimizer.safetensors", state.optimizer)
+            if state.average is not None:
+                _write_tensors(beside / "average.safetensors", state.average)
+            write_atomically(beside / "state.json", json.dumps(state.facts, indent=2).encode())
+            if self.last.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                self.last.rename(old)
+            beside.rename(self.last)
+        except OSError as error:
+            raise InputError(f"{self.last}: cannot be written ({error.strerror}); the one before is kept") from None
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def load_last(self) -> TrainingState | None:
+        """The state to continue from; None where the run has none yet. A crash while renaming leaves it in last.old."""
+        folder = next((place for place in (self.last, self.path / "last.old") if place.is_dir()), None)
+        if folder is None:
+            return None
+        average = folder / "average.safetensors"
+        try:
+            return TrainingState(
+                model=safetensors.torch.load_file(folder / "model.safetensors"),
+                optimizer=safetensors.torch.load_file(folder / "optimizer.safetensors"),
+                average=safetensors.torch.load_file(average) if average.exists() else None,
+                facts=json.loads((folder / "state.json").read_text(encoding="utf-8")),
+            )
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise InputError(f"{folder}: cannot continue from it ({error}); start anew in another --output") from None
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """As safetensors, which wants every tensor in memory of its own."""
+    apart = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    write_atomically(path, safetensors.torch.save(apart))
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """`parent/name`, or `parent/name-2`, … : the first that does not exist."""
+    path, number = parent / name, 1
+    while path.exists():
+        number += 1
+        path = parent / f"{name}-{number}"
+    return path

@@ -1,0 +1,64 @@
+"""Measuring a model on the validation pictures during training, and how often that is affordable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from detrove.data import DetectionDataset
+from detrove.evaluation import Metrics, best_thresholds, coco_metrics, coco_results, detect
+from detrove.inference import Detector
+from detrove.structures import LabelMap, Preprocessing
+from detrove.training.clock import TrainingClock
+
+AFFORDABLE = 0.1  # of the training time, spent on validation under a budget of minutes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metrics of one validation and the COCO results they come from."""
+
+    metrics: Metrics
+    results: list[dict[str, Any]]
+
+    @property
+    def ap(self) -> float:
+        """The AP to compare by: 0 where no validation picture has a box."""
+        return self.metrics.ap or 0.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation pictures and what it takes to detect in them. `name` is the preset's."""
+
+    dataset: DetectionDataset
+    preprocessing: Preprocessing
+    label_map: LabelMap
+    name: str
+    batch_size: int
+
+    def detector(self, model: nn.Module, measured: Measured | None = None) -> Detector:
+        """The model as a detector, with the thresholds that suit what was measured."""
+        thresholds = None
+        if measured is not None:
+            chosen = best_thresholds(self.dataset.ground_truth(), measured.results, self.label_map)
+            thresholds = torch.tensor(chosen, dtype=torch.float32)
+        return Detector(model, self.preprocessing, self.label_map, thresholds, self.name)
+
+    def measure(self, model: nn.Module) -> Measured:
+        """Detect in every validation picture and compute the COCO metrics."""
+        ground_truth = self.dataset.ground_truth()
+        results = coco_results(detect(self.detector(model), self.dataset, self.batch_size), ground_truth)
+        return Measured(coco_metrics(ground_truth, results), results)
+
+
+def affordable(clock: TrainingClock, spent: float, expected: float) -> bool:
+    """Whether to validate at the end of an epoch.
+
+    Always where the length is in epochs. Under a budget of minutes, what validation has `spent`, this one and the
+    final one (`expected` seconds each) must stay within a tenth of the training time so far.
+    """
+    return clock.budget is None or spent + 2 * expected <= AFFORDABLE * clock.used
