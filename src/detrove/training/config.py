@@ -21,18 +21,19 @@ MIXED_PRECISION = ("no", "bf16")
 RUN_SETTINGS = ("train_split", "val_split", "val_fraction", "workers", "mixed_precision")
 MODEL_PREFIX = "model."
 PREPROCESSING_PREFIX = "preprocessing."
-DECIDED_LATER = ("num_classes", "backbone_frozen")
-"""Values of the model's config that the data set and the trunk's weights decide, unless the user does."""
+FROZEN = "backbone_frozen"
+"""A value of the model's config that depends on whether the trunk gets weights, unless the user decides."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """A training run, resolved: the same values give the same run again, whatever the presets become later.
 
-    `data` and `output` are paths; `model` names the preset and `model_config` holds every value of its config but
-    those in `DECIDED_LATER`. The length is `epochs` or `minutes` of training time, the other is None. Where `val_split`
-    is None, `val_fraction` of the training pictures are held out to validate on. `workers` are processes that load
-    pictures; `mixed_precision` is "no" or "bf16". `backbone_weights` is a file, "pretrained" or None.
+    `data` and `output` are paths; `model` names the preset and `model_config` holds every value of its config that
+    neither the data set decides (the number of classes) nor the trunk's weights (whether it is frozen). The length is
+    `epochs` or `minutes` of training time, the other is None. Where `val_split` is None, `val_fraction` of the training
+    pictures are held out to validate on. `workers` are processes that load pictures; `mixed_precision` is "no" or
+    "bf16". `backbone_weights` is a file, "pretrained" or None.
     """
 
     data: str
@@ -75,6 +76,7 @@ class TrainingConfig:
         offering the nearest, and for a value of the wrong type.
         """
         model_config = _plain(preset.config)
+        del model_config["num_classes"]
         recipe, run, preprocessing = dataclasses.asdict(preset.recipe), {}, dataclasses.asdict(preset.preprocessing)
         if size is not None:
             preprocessing.update(longer=size, shorter=None)
@@ -83,11 +85,7 @@ class TrainingConfig:
         targets = {
             **{key: (recipe, key, Recipe) for key in recipe},
             **{key: (run, key, cls) for key in RUN_SETTINGS},
-            **{
-                MODEL_PREFIX + key: (model_config, key, type(preset.config))
-                for key in model_config
-                if key != "num_classes"
-            },
+            **{MODEL_PREFIX + key: (model_config, key, type(preset.config)) for key in model_config},
             **{PREPROCESSING_PREFIX + key: (preprocessing, key, Preprocessing) for key in preprocessing},
         }
         for key, value in settings.items():
@@ -95,9 +93,8 @@ class TrainingConfig:
                 raise InputError(f"unknown setting {key!r}: {nearest(key, targets)}")
             values_of, name, owner = targets[key]
             values_of[name] = coerce(value, typing.get_type_hints(owner)[name], key)
-        for key in DECIDED_LATER:
-            if MODEL_PREFIX + key not in settings:
-                model_config.pop(key, None)
+        if MODEL_PREFIX + FROZEN not in settings:
+            model_config.pop(FROZEN, None)
         if values.get("epochs") is None and values.get("minutes") is None:
             values["epochs"] = recipe["epochs"]
         return cls(

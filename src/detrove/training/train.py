@@ -154,13 +154,17 @@ def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, di
 
 def build_model(config: TrainingConfig, data: DetectionDataset) -> nn.Module:
     """The detector to begin with: the preset with the config's options, and the weights it names."""
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in config.model_config.items()}
+    options: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config.model_config.items()
+    }
     if config.weights is None:
-        return catalogue.create(config.model, len(data.label_map), config.backbone_weights, **options)
+        return catalogue.create(
+            config.model, num_classes=len(data.label_map), backbone_weights=config.backbone_weights, **options
+        )
     checkpoint = checkpoints.read(config.weights)
     # A frozen BatchNorm and a live one hold different tensors: the file says which these are.
     options.setdefault("backbone_frozen", checkpoint.config.get("backbone_frozen", True))
-    model = catalogue.create(config.model, len(data.label_map), **options)
+    model = catalogue.create(config.model, num_classes=len(data.label_map), **options)
     checkpoints.load_weights(model, checkpoint.tensors, config.ignore_heads, source=config.weights)
     return model
 

@@ -66,8 +66,8 @@ class Trainer:
     """Trains `model` and fills the run folder; `run()` does it all.
 
     The state to continue from is taken at the end of an epoch. An epoch draws all its randomness from the run's seed
-    and its own number, so that a continued run goes on as it would have; one that was interrupted within an epoch begins
-    that epoch again.
+    and its own number, so that a continued run goes on as it would have. A run that was interrupted within an epoch
+    begins that epoch again.
     """
 
     def __init__(
@@ -151,9 +151,10 @@ class Trainer:
             means.add(self._step(images, targets))
             self.clock.step()
             self.display.step(self._status(self._fraction(index + 1), means.values()))
+        number = self.position.epoch + 1
         self.position.epoch += whole
         if means.count:
-            self._end_epoch(means.values())
+            self._end_epoch(number, means.values())
 
     def _step(self, images: ImageBatch, targets: list[Targets]) -> dict[str, float]:
         """One step of the optimiser; answers the loss and each term of the last decoder layer."""
@@ -183,10 +184,10 @@ class Trainer:
             f"the rate (--set learning_rate={self.recipe.learning_rate / 4:g}), or look at the boxes of those pictures"
         )
 
-    def _end_epoch(self, losses: dict[str, float]) -> None:
-        """Validate where affordable, and write down how it went."""
+    def _end_epoch(self, number: int, losses: dict[str, float]) -> None:
+        """Validate where affordable, and write down how it went; `number` counts epochs from 1, a cut one included."""
         line = {
-            "epoch": self.position.epoch,
+            "epoch": number,
             "step": self.position.step,
             "minutes": round(self.clock.used / 60, 4),
             "pictures": self.position.pictures,
@@ -201,7 +202,8 @@ class Trainer:
             self.folder.write_metrics(self.lines)
             if (time.monotonic() - self.saved_at) * SAVING_SHARE >= self.saving_seconds and not last:
                 self._save_last()
-        self.display.epoch(self._status(self._fraction(0), losses), measured.metrics if measured else None)
+        status = dataclasses.replace(self._status(self._fraction(0), losses), epoch=number)
+        self.display.epoch(status, measured.metrics if measured else None)
 
     def _validate(self) -> Measured | None:
         """Validate the present weights unless they have been, and keep them where they are the best so far."""
@@ -257,7 +259,7 @@ class Trainer:
         else:
             left = self.clock.used * (1 - fraction) / fraction if fraction else None
         ap = self.position.best_ap if self.position.best_ap >= 0 else None
-        return Status(self.position.epoch, fraction, left, losses, ap)
+        return Status(self.position.epoch + 1, fraction, left, losses, ap)
 
     def _bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model)

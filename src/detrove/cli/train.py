@@ -1,0 +1,108 @@
+"""`detrove train`: from labelled pictures to a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from detrove.errors import InputError
+
+
+def train(
+    data: Path | None = None,
+    /,
+    *,
+    model: str = "detrove-nano",
+    output: Path | None = None,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    size: int | None = None,
+    batch_size: int | None = None,
+    backbone_weights: str = "pretrained",
+    weights: Path | None = None,
+    ignore_heads: Annotated[bool, Parameter(negative=())] = False,
+    seed: int = 0,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    settings: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
+    config: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Train a detector on your own labelled pictures.
+
+    The run folder gets the best weights (all that predicting needs), the state to continue from, the numbers of every
+    epoch and a report. Ctrl-C ends a training early, with all of that; it counts as done (exit status 0). A second
+    Ctrl-C skips what is left to do.
+
+    Parameters
+    ----------
+    data
+        The data set: a folder in COCO, VOC or YOLO format (found by looking). It is validated on its split val; where
+        there is none, on 15% of the training pictures, which are held out.
+    model
+        A detector of the catalogue: see detrove models.
+    output
+        The run folder, which must not exist yet. Default: runs/DATA-MODEL, numbered.
+    epochs
+        Length of the training: times through the data. Default: the model's recipe.
+    minutes
+        Length of the training: a budget of training time instead; the learning rate follows the clock.
+    size
+        The longer side, in pixels, that pictures are resized to; the aspect is kept. Default: the model's own.
+    batch_size
+        Pictures in a step. The learning rate is not changed with it.
+    backbone_weights
+        Weights of the trunk: a .safetensors file in timm's names, "pretrained" for timm's own download (random where
+        offline), or "none".
+    weights
+        Start from a checkpoint or a best.safetensors of detrove.
+    ignore_heads
+        Leave out the class heads of --weights, for other classes.
+    seed
+        The same seed and --epochs give the same training again.
+    resume
+        Continue the run in --output; repeat the options it was begun with (its length may change).
+    settings
+        Override one value of the recipe, of the model or of the preprocessing, as KEY=VALUE; may be repeated. For example
+        --set learning_rate=2e-4 --set model.num_queries=50.
+    config
+        Train again as the config.yaml of another run says, instead of DATA and options; --output names the new folder.
+    as_json
+        Print the validation numbers as JSON.
+    """
+    from detrove.training import TrainingConfig, parse_setting
+    from detrove.training import run as run_config
+    from detrove.training import train as run_training
+
+    if config is not None:
+        if data is not None or output is None:
+            raise InputError("--config takes everything but the place from its file: leave out DATA and name --output")
+        values = dataclasses.replace(TrainingConfig.from_yaml(config), output=str(output))
+        run = run_config(values, resume=resume)
+    elif data is None:
+        raise InputError("which data? name the folder of a data set: detrove train DATA")
+    else:
+        run = run_training(
+            data,
+            model=model,
+            output=output,
+            epochs=epochs,
+            minutes=minutes,
+            size=size,
+            batch_size=batch_size,
+            weights=weights,
+            ignore_heads=ignore_heads,
+            backbone_weights=backbone_weights,
+            seed=seed,
+            resume=resume,
+            settings=dict(parse_setting(text) for text in settings or []),
+        )
+    if as_json:
+        print(
+            json.dumps({"output": str(run.output), "metrics": run.metrics.to_json() if run.metrics else None}, indent=2)
+        )
+    else:
+        print(f"next: detrove predict {run.output} PICTURES --output found")
