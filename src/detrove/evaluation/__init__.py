@@ -5,6 +5,7 @@ from detrove.evaluation.detect import detect
 from detrove.evaluation.errors import ErrorAnalysis, analyse_errors
 from detrove.evaluation.evaluate import evaluate
 from detrove.evaluation.metrics import METRIC_NAMES, Metrics, coco_metrics
+from detrove.evaluation.report import write_report
 from detrove.evaluation.thresholds import best_thresholds
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "coco_results",
     "detect",
     "evaluate",
+    "write_report",
 ]

@@ -1,0 +1,153 @@
+"""What the report says in words: what to look for in each figure, and what these numbers mean for the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detrove.evaluation.errors import ErrorAnalysis
+from detrove.evaluation.metrics import Metrics
+
+KIND_MEANINGS = {
+    "hits": "right class, IoU at least 0.5",
+    "wrong class": "a good box around an object, with another class's name",
+    "duplicates": "one more box on an object that is already found",
+    "badly placed": "right class, but IoU only 0.1 to 0.5",
+    "around nothing": "no object of that class there",
+    "missed objects": "objects that no detection explains",
+}
+
+ABOUT_WORST = (
+    "The pictures with the lowest F1. Look for what they have in common: small or hidden objects, a kind of scene that "
+    "training pictures lack, or objects that the detector saw and nobody labelled."
+)
+ABOUT_BEST = "The pictures with the highest F1, those with most objects first. Here the detector can be trusted."
+ABOUT_TERMS = (
+    "The parts of the loss, unweighted. Each should fall; a class term that falls while the boxes' terms stand still "
+    "means that the detector knows what is there before it knows where."
+)
+ABOUT_RATE = "The step size. AP often rises when it drops, because the last small steps let the boxes settle."
+ABOUT_PRECISION_RECALL = (
+    "Lower the score threshold and a detector finds more objects (recall, to the right) but is wrong more often "
+    "(precision, downwards). The area under a curve is its AP."
+)
+ABOUT_STRICTNESS = (
+    "The stricter the overlap asked for, the lower the curve. Curves far apart mean that objects are found but their "
+    "boxes are loose; where a curve drops to the ground, the rest of the objects is never found."
+)
+ABOUT_CLASS_CURVES = (
+    "A curve that starts low has false alarms with high scores; one that ends early belongs to a class of which many "
+    "objects are never found."
+)
+ABOUT_KINDS = (
+    "At the score thresholds of the table above, and IoU 0.5. Each detection and each missed object is counted once."
+)
+
+_LOW_SHARE = 0.6
+"""A size of objects is called weak where its AP is below this share of that of large objects."""
+
+
+def verdict(metrics: Metrics, errors: ErrorAnalysis) -> str:
+    """One sentence for the top of the page."""
+    if metrics.ap is None:
+        return "There is no labelled object in these pictures, so nothing could be measured."
+    kinds = errors.kinds
+    total = int((~errors.truth.is_crowd).sum())
+    hits = int(errors.matching.is_hit.sum())
+    wrong = int(errors.matching.is_false_alarm.sum())
+    shown = hits + wrong
+    right = f"{hits / shown:.0%} of the boxes it shows are right" if shown else "it shows no box at all"
+    extra = f", {kinds['duplicates']} of the wrong ones are duplicates" if kinds["duplicates"] else ""
+    return (
+        f"At its score thresholds the detector finds {hits:,} of {total:,} objects ({hits / max(total, 1):.0%}); "
+        f"{right}{extra}. AP is {metrics.ap:.3f}, AP50 {metrics.ap50:.3f}."
+    )
+
+
+def advice(metrics: Metrics, errors: ErrorAnalysis) -> list[str]:
+    """What stands out, and what usually helps; at most one sentence for each kind of trouble."""
+    if metrics.ap is None or metrics.ap50 is None:
+        return []
+    sentences = []
+    small, large = metrics.ap_small, metrics.ap_large
+    if small is not None and large is not None and small < _LOW_SHARE * large:
+        sentences.append(
+            f"Small objects are the weak side: AP {small:.3f} against {large:.3f} for large ones. A larger --size "
+            "usually helps most."
+        )
+    if metrics.ap75 is not None and metrics.ap50 > 0.1 and metrics.ap75 < 0.5 * metrics.ap50:
+        sentences.append(
+            f"Boxes are loose: AP falls from {metrics.ap50:.3f} at half an overlap to {metrics.ap75:.3f} at IoU 0.75. "
+            "Longer training tightens them; so does checking how consistently the objects were labelled."
+        )
+    kinds = errors.kinds
+    mistakes = sum(count for kind, count in kinds.items() if kind not in ("hits", "missed objects"))
+    if mistakes and kinds["wrong class"] > 0.3 * mistakes:
+        sentences.append("Many good boxes carry the wrong name: see in the confusion matrix which classes look alike.")
+    if mistakes and kinds["duplicates"] > 0.3 * mistakes:
+        sentences.append("Many objects are shown more than once: longer training lets the queries tell them apart.")
+    unmeasured = [name for name, values in metrics.per_class.items() if not values["num_boxes"]]
+    if unmeasured:
+        names = ", ".join(unmeasured[:5]) + (", …" if len(unmeasured) > 5 else "")
+        sentences.append(f"{len(unmeasured)} classes have no box in these pictures and are not measured: {names}.")
+    return sentences
+
+
+def about_loss(losses: Sequence[float | None]) -> str:
+    """The caption of the loss curve."""
+    known = [loss for loss in losses if loss is not None]
+    text = "Look for a steep fall that flattens out; jumps upwards mean that the learning rate is too high."
+    if len(known) < 2:
+        return text
+    return f"{text} Here it went from {known[0]:.2f} to {known[-1]:.2f}."
+
+
+def about_progress(values: Sequence[float]) -> str:
+    """The caption of the validation curves."""
+    text = "Measured on pictures that training never saw."
+    if len(values) < 3:
+        return f"{text} The last AP is {values[-1]:.3f}."
+    recent = values[-1] - values[len(values) * 3 // 4 - 1]
+    best = max(values)
+    if best - values[-1] > 0.02:
+        return (
+            f"{text} AP was best at {best:.3f} and fell to {values[-1]:.3f}: the detector has begun to learn the "
+            "training pictures by heart. The best weights are the ones that were kept; more pictures would help more "
+            "than more epochs."
+        )
+    if recent > 0.02:
+        return f"{text} AP rose by {recent:.3f} over the last quarter and had not levelled off: train longer."
+    return (
+        f"{text} AP had levelled off at {values[-1]:.3f}: more pictures or a larger model help now, more epochs do not."
+    )
+
+
+def about_classes(metrics: Metrics) -> str:
+    """The caption of the table of classes."""
+    text = (
+        "Classes with the most boxes first. AP counts every detection; precision and recall hold at the threshold, "
+        "which is the score from which on a detection is shown."
+    )
+    measured = {name: values["ap"] for name, values in metrics.per_class.items() if values["ap"] is not None}
+    if len(measured) < 2:
+        return text
+    best, worst = max(measured, key=lambda name: measured[name]), min(measured, key=lambda name: measured[name])
+    few = metrics.per_class[worst]["num_boxes"]
+    luck = f" With only {few} boxes that number is mostly luck." if few < 20 else ""
+    return f"{text} Best is {best} ({measured[best]:.3f}), worst {worst} ({measured[worst]:.3f}).{luck}"
+
+
+def about_confusion(errors: ErrorAnalysis) -> str:
+    """The caption of the confusion matrix."""
+    text = (
+        "A row is what an object is, a column what it was called; darker is a larger share of the row. Numbers on the "
+        "diagonal are right. The last column counts objects that were missed, the last row boxes around nothing."
+    )
+    between = errors.confusion[:-1, :-1].copy()
+    between[range(len(between)), range(len(between))] = 0
+    if not between.any():
+        return f"{text} No class was taken for another."
+    row, column = divmod(int(between.argmax()), len(between))
+    return (
+        f"{text} Most often confused: {errors.names[row]} called {errors.names[column]} "
+        f"({between[row, column]} time{'' if between[row, column] == 1 else 's'})."
+    )
