@@ -151,15 +151,15 @@ def read(path: str | Path) -> Checkpoint:
 
 
 def preset_name_of(model: nn.Module) -> str | None:
-    """The first catalogue name whose config is the model's but for the number of classes, or None."""
-    wanted = _without_classes(model.config)
-    return next(
-        (name for name in catalogue.preset_names() if _without_classes(catalogue.preset(name).config) == wanted), None
-    )
+    """The first catalogue name whose config is the model's, but for what `catalogue.create` sets, or None."""
+    wanted = _lasting(model.config)
+    return next((name for name in catalogue.preset_names() if _lasting(catalogue.preset(name).config) == wanted), None)
 
 
-def _without_classes(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in catalogue.config_to_json(config).items() if key != "num_classes"}
+def _lasting(config: Any) -> dict[str, Any]:
+    """The config without what depends on the data set and on the trunk's weights."""
+    values = catalogue.config_to_json(config)
+    return {key: value for key, value in values.items() if key not in ("num_classes", "backbone_frozen")}
 
 
 def _store_once(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

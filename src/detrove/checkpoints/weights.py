@@ -53,14 +53,12 @@ def load_weights(
 
 
 def head_keys(keys: Iterable[str]) -> frozenset[str]:
-    """The keys that depend on the number of classes: those with a part of the name that starts with "class".
+    """The keys that depend on the classes: those whose name holds the word "class", in every detector of the catalogue.
 
-    Class heads and the label embedding of denoising are named so in every detector of the catalogue.
-
-    >>> sorted(head_keys(["decoder.class_head.weight", "box_head.0.bias", "class_heads.1.bias"]))
-    ['class_heads.1.bias', 'decoder.class_head.weight']
+    >>> sorted(head_keys(["encoder_class_head.weight", "box_head.0.bias", "class_heads.1.bias"]))
+    ['class_heads.1.bias', 'encoder_class_head.weight']
     """
-    return frozenset(key for key in keys if any(part.startswith("class") for part in key.split(".")))
+    return frozenset(key for key in keys if "class" in key.replace(".", "_").split("_"))
 
 
 def _without_shared(wanted: Mapping[str, Tensor], matched: Collection[str]) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -46,6 +48,21 @@ class Detector:
         classes = ", ".join(name for name in self.label_map.names[:5] if name)
         more = f", … {len(self.label_map)} in all" if len(self.label_map) > 5 else ""
         return f"Detector({self.name or type(self.model).__name__}, classes: {classes}{more})"
+
+    @overload
+    def predict(
+        self, source: list[Any] | tuple[Any, ...], threshold: float | None = None, batch_size: int = 8
+    ) -> list[Detections]: ...
+
+    @overload
+    def predict(
+        self, source: Image.Image | np.ndarray | Tensor, threshold: float | None = None, batch_size: int = 8
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self, source: str | Path, threshold: float | None = None, batch_size: int = 8
+    ) -> Detections | list[Detections]: ...
 
     def predict(
         self, source: Any, threshold: float | None = None, batch_size: int = 8

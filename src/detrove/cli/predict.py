@@ -1,0 +1,195 @@
+"""`detrove predict`: what a detector sees in pictures, as drawings, tables and labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from detrove.cli.progress import told
+from detrove.cli.tables import format_table
+from detrove.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from detrove.inference import Detector
+    from detrove.inference.writers import PictureFound
+    from detrove.structures import LabelMap
+
+KINDS = ("pictures", "coco", "csv", "coco-labels", "yolo")
+UNREADABLE_SHOWN = 3
+
+
+def predict(
+    weights: Path,
+    source: Annotated[list[str], Parameter(negative=())],
+    /,
+    *,
+    output: Path | None = None,
+    threshold: float | None = None,
+    save: str = "pictures,coco,csv",
+    batch_size: int = 8,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Find objects in pictures: a table of counts, and with --output drawings and labels.
+
+    A picture that cannot be read is named at the end; all others are done.
+
+    Parameters
+    ----------
+    weights
+        A run folder, or a .safetensors file that detrove saved.
+    source
+        Pictures, folders of pictures, or patterns such as "photos/*.jpg".
+    output
+        A new folder to write to.
+    threshold
+        Show detections with at least this score, 0 to 1. By default each class has the threshold stored with the
+        weights, or 0.5.
+    save
+        What to write, separated by commas: pictures (drawn), coco (results), csv (counts), and data sets for annotation
+        tools: coco-labels, yolo.
+    batch_size
+        Pictures computed at once.
+    as_json
+        Print everything as JSON.
+    """
+    kinds = _kinds(save)
+    if output is not None:
+        refuse_taken(output)
+    from detrove.inference import load, writers
+
+    paths = _picture_files(source)
+    if output is not None and "yolo" in kinds:
+        writers.refuse_ambiguous_labels(paths)
+    detector = load(weights)
+    drawings = output / "pictures" if output is not None and "pictures" in kinds else None
+    found, unreadable = _detect(detector, paths, threshold, batch_size, drawings)
+    if output is not None:
+        _write(output, kinds, found, detector.label_map)
+    if as_json:
+        print(json.dumps(_as_json(found, unreadable), indent=1, ensure_ascii=False))
+    else:
+        print(_table(found, detector.label_map))
+        if output is not None and found:
+            print(f"\nwritten to {output}")
+    if unreadable:
+        raise InputError(_unreadable_line(unreadable, len(paths)))
+
+
+def refuse_taken(output: Path) -> None:
+    """Raise `InputError` where the output is there already and holds something."""
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if output.exists():
+        raise InputError(f"{output}: exists already; name another --output, or remove it")
+
+
+def _kinds(save: str) -> list[str]:
+    kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise InputError(f"--save {kind}: unknown; {nearest(kind, KINDS)}")
+    return kinds
+
+
+def _picture_files(sources: Sequence[str]) -> list[Path]:
+    """The files that the sources stand for, each once."""
+    from detrove.inference.sources import expand
+
+    files: dict[Path, Path] = {}
+    for source in sources:
+        for path in expand(source) or [Path(source)]:
+            files.setdefault(path.absolute(), path)
+    return list(files.values())
+
+
+def _detect(
+    detector: Detector, paths: Sequence[Path], threshold: float | None, batch_size: int, drawings: Path | None
+) -> tuple[list[PictureFound], dict[Path, str]]:
+    """What was found in each readable picture, and why the others could not be read. Drawn at once, if at all."""
+    from detrove.inference import writers
+    from detrove.pictures import read_picture
+
+    names = dict(zip(paths, writers.relative_names(paths), strict=True))
+    found: list[writers.PictureFound] = []
+    unreadable: dict[Path, str] = {}
+    with told("predicting", len(paths)) as tell:
+        for start in range(0, len(paths), max(batch_size, 1)):
+            pictures = {}
+            for path in paths[start : start + max(batch_size, 1)]:
+                try:
+                    pictures[path] = read_picture(path)
+                except InputError as error:
+                    unreadable[path] = str(error)
+            seen = detector.predict(list(pictures.values()), threshold, batch_size)
+            for (path, picture), detections in zip(pictures.items(), seen, strict=True):
+                found.append(writers.PictureFound(path, picture.height, picture.width, detections))
+                if drawings is not None:
+                    writers.write_drawing(drawings / names[path], picture, detections)
+            tell(min(start + batch_size, len(paths)))
+    return found, unreadable
+
+
+def _write(output: Path, kinds: Sequence[str], found: Sequence[PictureFound], label_map: LabelMap) -> None:
+    """Everything but the drawings."""
+    from detrove.checkpoints.files import write_atomically
+    from detrove.inference import writers
+
+    if "coco" in kinds:
+        writers.write_json(output / "coco-results.json", writers.coco_results(found))
+    if "csv" in kinds:
+        write_atomically(output / "counts.csv", writers.counts_csv(found, label_map).encode())
+    if "coco-labels" in kinds:
+        writers.write_coco_set(output / "coco-labels", found, label_map)
+    if "yolo" in kinds:
+        writers.write_yolo_set(output / "yolo", found, label_map)
+
+
+def _table(found: Sequence[PictureFound], label_map: LabelMap) -> str:
+    """Counts per picture; only classes that were seen have a column."""
+    counts = [one.counts for one in found]
+    seen = [name for name in label_map.names if any(count[name] for count in counts)]
+    rows = [[str(one.path), *(count[name] for name in seen)] for one, count in zip(found, counts, strict=True)]
+    if not seen:
+        rows = [[*row, "nothing found"] for row in rows]
+        return format_table(["picture", ""], rows)
+    if len(rows) > 1:
+        rows.append(["total", *(sum(count[name] for count in counts) for name in seen)])
+    return format_table(["picture", *seen], rows)
+
+
+def _as_json(found: Sequence[PictureFound], unreadable: dict[Path, str]) -> dict[str, Any]:
+    return {
+        "pictures": [
+            {
+                "path": str(one.path),
+                "width": one.width,
+                "height": one.height,
+                "counts": dict(one.counts),
+                "detections": [
+                    {"name": name, "score": score, "box_xyxy": box}
+                    for name, score, box in zip(
+                        one.detections.names,
+                        one.detections.scores.tolist(),
+                        one.detections.boxes.tolist(),
+                        strict=True,
+                    )
+                ],
+            }
+            for one in found
+        ],
+        "unreadable": [{"path": str(path), "error": error} for path, error in unreadable.items()],
+    }
+
+
+def _unreadable_line(unreadable: dict[Path, str], num_pictures: int) -> str:
+    """One line that names what could not be read, and why."""
+    messages = list(unreadable.values())
+    if num_pictures == 1:
+        return messages[0]
+    shown = "; ".join(messages[:UNREADABLE_SHOWN])
+    more = f"; and {len(messages) - UNREADABLE_SHOWN} more" if len(messages) > UNREADABLE_SHOWN else ""
+    return f"{len(messages)} of {num_pictures} pictures could not be read, the others are done: {shown}{more}"

@@ -1,0 +1,40 @@
+"""Telling how far work over many pictures is: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PLAIN_INTERVAL = 30.0
+"""Seconds between plain lines."""
+
+
+@contextmanager
+def told(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the number done; what it tells goes to standard error."""
+    if not sys.stderr.isatty():
+        yield _plain_lines(what, total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _plain_lines(what: str, total: int) -> Callable[[int], None]:
+    began = last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL and done:
+            last = now
+            left = (now - began) / done * (total - done)
+            print(f"{what}: {done} of {total} pictures, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return tell
