@@ -66,8 +66,8 @@ def train(
     resume
         Continue the run in --output; repeat the options it was begun with (its length may change).
     settings
-        Override one value of the recipe, of the model or of the preprocessing, as KEY=VALUE; may be repeated. For example
-        --set learning_rate=2e-4 --set model.num_queries=50.
+        Override one value of the recipe, of the model or of the preprocessing, as KEY=VALUE; may be repeated. For
+        example --set learning_rate=2e-4 --set model.num_queries=50.
     config
         Train again as the config.yaml of another run says, instead of DATA and options; --output names the new folder.
     as_json
@@ -101,8 +101,7 @@ def train(
             settings=dict(parse_setting(text) for text in settings or []),
         )
     if as_json:
-        print(
-            json.dumps({"output": str(run.output), "metrics": run.metrics.to_json() if run.metrics else None}, indent=2)
-        )
+        metrics = run.metrics.to_json() if run.metrics else None
+        print(json.dumps({"output": str(run.output), "metrics": metrics}, indent=2))
     else:
         print(f"next: detrove predict {run.output} PICTURES --output found")
