@@ -11,7 +11,7 @@ from detrove.drawing import PURPLE, SKY, VERMILION, WHITE, YELLOW, Mark, draw_ma
 from detrove.evaluation.errors import ErrorAnalysis, PictureScore
 
 SHOWN = 6
-LONGER_SIDE = 640
+LONGER_SIDE = 560
 """Pixels of a drawn picture: enough to see small boxes, little enough for a page of a megabyte."""
 
 LEGEND = [

@@ -39,7 +39,7 @@ ABOUT_CLASS_CURVES = (
     "objects are never found."
 )
 ABOUT_KINDS = (
-    "At the score thresholds of the table above, and IoU 0.5. Each detection and each missed object is counted once."
+    "At the score thresholds of the table below, and IoU 0.5. Each detection and each missed object is counted once."
 )
 
 _LOW_SHARE = 0.6
@@ -88,7 +88,9 @@ def advice(metrics: Metrics, errors: ErrorAnalysis) -> list[str]:
     unmeasured = [name for name, values in metrics.per_class.items() if not values["num_boxes"]]
     if unmeasured:
         names = ", ".join(unmeasured[:5]) + (", …" if len(unmeasured) > 5 else "")
-        sentences.append(f"{len(unmeasured)} classes have no box in these pictures and are not measured: {names}.")
+        sentences.append(
+            f"Not measured, because these pictures have no box of them: {names} ({len(unmeasured)} in all)."
+        )
     return sentences
 
 

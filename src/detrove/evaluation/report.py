@@ -71,9 +71,9 @@ def write_report(
     _add_pictures(page, errors, ground_truth, dataset)
     if history:
         _add_learning_curves(page, history)
-    _add_classes(page, metrics, errors, by_category)
     _add_precision_recall(page, accumulate(ground_truth, results))
     _add_errors(page, errors)
+    _add_classes(page, metrics, errors, by_category)
     rows: list[list[Cell]] = [[_short(name), metrics[name], MEANINGS[name]] for name in METRIC_NAMES]
     page.section("The twelve COCO numbers", "They count every detection, whatever its score. A dash: no such object.")
     page.table(["", "value", "meaning"], rows)
@@ -190,7 +190,7 @@ def _add_precision_recall(page: Page, accumulated: Accumulated) -> None:
     charts = [
         (
             line_chart(
-                [Series(f"IoU {iou}", RECALL_LEVELS.tolist(), c.tolist()) for iou, c in overall if c is not None],
+                [Series(f"IoU {iou:.2f}", RECALL_LEVELS.tolist(), c.tolist()) for iou, c in overall if c is not None],
                 "All classes",
                 "recall",
                 "precision",

@@ -7,7 +7,6 @@ each class.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,9 @@ from detrove.evaluation.metrics import numbering
 from detrove.structures import LabelMap
 
 DEFAULT_THRESHOLD = 0.5
+FEW_BOXES = 10
+"""With fewer true boxes the best threshold of a class is luck: one hard object can pull it down to where hundreds of
+false alarms are."""
 
 
 def best_thresholds(
@@ -26,25 +28,26 @@ def best_thresholds(
 ) -> list[float]:
     """For each class slot of the detector, the threshold with the highest F1 at IoU 0.5.
 
-    Arguments as `coco_metrics`; `label_map` is the detector's, joined with the categories by name. A class without
-    true boxes, or without a single right detection, gets the median of the others' thresholds, or 0.5 where there are
-    none.
+    Arguments as `coco_metrics`; `label_map` is the detector's, joined with the categories by name. A class with fewer
+    than `FEW_BOXES` true boxes, or without a single right detection, gets the threshold that is best for all
+    classes taken together; 0.5 where no detection is right at all.
     """
     truth = BoxTable.of(ground_truth, ground_truth["annotations"])
     found = BoxTable.of(ground_truth, results)
     matching = match(truth, found)
+    objects = truth.classes[~truth.is_crowd]
+    scores, classes = found.scores[~matching.ignored], found.classes[~matching.ignored]
+    is_hit = matching.is_hit[~matching.ignored]
+    common = best_threshold(scores, is_hit, len(objects)) or DEFAULT_THRESHOLD
     positions = numbering(ground_truth)[1]
-    chosen: list[float | None] = []
+    chosen = []
     for category_id in categories_of_slots(label_map, ground_truth["categories"]):
-        if category_id is None:
-            chosen.append(None)
-            continue
-        of_class = (found.classes == positions[category_id]) & ~matching.ignored
-        num_boxes = int(((truth.classes == positions[category_id]) & ~truth.is_crowd).sum())
-        chosen.append(best_threshold(found.scores[of_class], matching.is_hit[of_class], num_boxes))
-    known = [threshold for threshold in chosen if threshold is not None]
-    fallback = statistics.median(known) if known else DEFAULT_THRESHOLD
-    return [fallback if threshold is None else threshold for threshold in chosen]
+        position = -1 if category_id is None else positions[category_id]
+        num_boxes = int((objects == position).sum())
+        of_class = classes == position
+        own = best_threshold(scores[of_class], is_hit[of_class], num_boxes) if num_boxes >= FEW_BOXES else None
+        chosen.append(own or common)
+    return chosen
 
 
 def best_threshold(scores: np.ndarray, is_hit: np.ndarray, num_boxes: int) -> float | None:

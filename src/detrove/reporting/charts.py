@@ -59,7 +59,7 @@ def line_chart(
             axes.set_ylim(*y_limits)
         _restyle(axes)
         if len(series) > 1:
-            columns = 2 if len(series) <= 4 or max(len(line.name) for line in series) > 12 else 3
+            columns = 3 if max(len(line.name) for line in series) <= 12 else 2
             figure.legend(loc="outside lower left", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -64,8 +64,12 @@ class Page:
         self._parts.append(f'<dl class="numbers">{tiles}</dl>')
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> None:
-        """A table; the first column names the rows. Wide ones scroll sideways by themselves."""
-        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
+        """A table; the first column names the rows, columns of words stand flush left. Wide ones scroll sideways."""
+        columns = list(zip(*rows, strict=True)) or [()] * len(header)
+        head = "".join(
+            f'<th scope="col"{_alignment(column)}>{html.escape(name)}</th>'
+            for name, column in zip(header, columns, strict=True)
+        )
         body = "".join(f"<tr>{_row(row)}</tr>" for row in rows)
         self._parts.append(
             f'<figure><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -80,9 +84,7 @@ class Page:
         body = []
         for name, row in zip(row_names, counts.tolist(), strict=True):
             total = max(sum(row), 1)
-            cells = "".join(
-                f'<td style="--share:{count / total:.3f}"{_darkness(count / total)}>{count or ""}</td>' for count in row
-            )
+            cells = "".join(f'<td style="--share:{count / total:.3f}">{count or ""}</td>' for count in row)
             body.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
         self._parts.append(
             f'<figure><div class="scroll"><table class="matrix"><thead><tr><th>{html.escape(corner)}</th>{head}</tr>'
@@ -134,7 +136,11 @@ def _row(row: Sequence[Cell]) -> str:
 def _cell(value: Cell) -> str:
     if isinstance(value, Bar):
         return f'<td class="bar" style="--share:{min(max(value.share, 0), 1):.3f}">{html.escape(value.text)}</td>'
-    return f"<td>{_cell_text(value)}</td>"
+    return f"<td{_alignment([value])}>{_cell_text(value)}</td>"
+
+
+def _alignment(values: Sequence[Cell]) -> str:
+    return ' class="text"' if values and all(isinstance(value, str) for value in values) else ""
 
 
 def _cell_text(value: Cell) -> str:
@@ -145,11 +151,6 @@ def _cell_text(value: Cell) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else html.escape(value)
-
-
-def _darkness(share: float) -> str:
-    """Marks cells so full of colour that their text must be white."""
-    return ' class="full"' if share >= 0.55 else ""
 
 
 def _caption(text: str) -> str:

@@ -21,30 +21,30 @@ figcaption { color: var(--faint); font-size: .875rem; line-height: 1.4; margin-t
 .numbers div { background: var(--tile); border-radius: 8px; padding: 10px 12px; }
 .numbers dt { color: var(--faint); font-size: .8rem; }
 .numbers dd { margin: 0; font-size: 1.4rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(330px, 100%), 1fr)); gap: 16px 24px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 16px 24px; }
 .charts svg { width: 100%; height: auto; max-width: 520px; display: block; }
 .charts svg text { font-family: inherit !important; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 12px 16px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 12px 16px; }
 .pictures img { width: 100%; height: auto; border-radius: 4px; display: block; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 12px 4px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 500; }
+th.text, td.text { text-align: left; }
 thead th { color: var(--faint); vertical-align: bottom; }
-th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
-tbody td.bar { min-width: 92px; padding: 4px 8px; background: linear-gradient(to right, var(--bar-faint)
+th:first-child { padding-left: 0; text-align: left; position: sticky; left: 0; background: var(--paper); }
+tbody td.bar { min-width: 92px; background: linear-gradient(to right, var(--bar-faint)
   calc(var(--share) * 100%), transparent 0); print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .matrix td { min-width: 32px; padding: 4px 6px; text-align: center; border: 1px solid var(--line);
-  background: color-mix(in srgb, var(--bar) calc(var(--share) * 100%), transparent); print-color-adjust: exact;
+  background: color-mix(in srgb, var(--bar) calc(var(--share) * 65%), transparent); print-color-adjust: exact;
   -webkit-print-color-adjust: exact; }
-.matrix td.full { color: #fff; font-weight: 600; }
 .matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); display: inline-block; text-align: left; }
 .matrix thead th { padding: 4px 6px; text-align: center; }
 .legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 6px 20px; font-size: .9rem;
   max-width: none; }
-.legend span { display: inline-block; width: 22px; height: 14px; margin-right: 8px; vertical-align: -2px;
-  border: 3px solid var(--c); outline: 1px solid #0008; }
-.legend span.dashed { border-style: dashed; background: #444; }
+.legend span { display: inline-block; width: 32px; height: 6px; margin-right: 8px; vertical-align: 3px;
+  outline: 1px solid #000; background: var(--c); print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.legend span.dashed { background: repeating-linear-gradient(90deg, var(--c) 0 8px, #000 8px 14px); }
 @media (max-width: 480px) { body { font-size: 15px; } h1 { font-size: 1.35rem; } .numbers dd { font-size: 1.2rem; } }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --faint: #444; --line: #bbb; --tile: #f3f5f8;
   --bar: #0072b2; --bar-faint: #0072b233; } main { max-width: none; padding: 0; } .scroll { overflow: visible; }
