@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,22 +14,10 @@ from detrove.cli.progress import told
 from detrove.cli.tables import format_table
 
 if TYPE_CHECKING:
+    from detrove.data import DetectionDataset
     from detrove.evaluation import Metrics
-
-MEANINGS = {
-    "ap": "average precision over IoU 0.50 to 0.95: the number that papers quote",
-    "ap50": "at IoU 0.50: found, roughly placed",
-    "ap75": "at IoU 0.75: found, well placed",
-    "ap_small": "objects below 32² pixels",
-    "ap_medium": "objects of 32² to 96² pixels",
-    "ap_large": "objects above 96² pixels",
-    "ar_1": "recall with 1 detection a picture and class",
-    "ar_10": "recall with 10",
-    "ar_100": "recall with 100",
-    "ar_small": "recall, objects below 32² pixels",
-    "ar_medium": "recall, objects of 32² to 96² pixels",
-    "ar_large": "recall, objects above 96² pixels",
-}
+    from detrove.inference import Detector
+    from detrove.structures import Detections
 
 
 def evaluate_weights(
@@ -64,7 +52,7 @@ def evaluate_weights(
     if output is not None:
         refuse_taken(output)
     from detrove.data import open_dataset
-    from detrove.evaluation import evaluate
+    from detrove.evaluation import categories_of_slots, coco_metrics, coco_results, detect
     from detrove.inference import load, writers
 
     detector = load(weights)
@@ -72,15 +60,46 @@ def evaluate_weights(
     print(dataset.describe(), file=sys.stderr)
     for warning in dataset.warnings:
         print(f"detrove: warning: {warning}", file=sys.stderr)
+    ground_truth = dataset.ground_truth()
+    categories_of_slots(detector.label_map, ground_truth["categories"])  # refuses other classes before the long work
     with told("measuring", len(dataset)) as tell:
-        metrics = evaluate(detector, dataset, batch_size=batch_size, progress=lambda done, _: tell(done))
+        detections = detect(detector, dataset, batch_size, progress=lambda done, _: tell(done))
+    metrics = coco_metrics(ground_truth, coco_results(detections, ground_truth))
     if output is not None:
         writers.write_json(output / "metrics.json", metrics.to_json())
+        _write_report(output / "report.html", weights, detector, dataset, metrics, detections)
     print(json.dumps(metrics.to_json(), indent=1, ensure_ascii=False) if as_json else _tables(metrics))
+    if output is not None:
+        print(f"report: {output / 'report.html'}", file=sys.stderr)
+
+
+def _write_report(
+    path: Path,
+    weights: Path,
+    detector: Detector,
+    dataset: DetectionDataset,
+    metrics: Metrics,
+    detections: dict[Any, Detections],
+) -> None:
+    from detrove.evaluation import write_report
+
+    write_report(
+        path,
+        title=f"{weights} on {dataset.path.name}, {dataset.split}",
+        metrics=metrics,
+        ground_truth=dataset.ground_truth(),
+        detections=detections,
+        dataset=dataset,
+        label_map=detector.label_map,
+        thresholds=None if detector.thresholds is None else detector.thresholds.tolist(),
+        facts={"weights": str(weights), "model": detector.name or "a config of its own", "data": dataset.describe()},
+    )
 
 
 def _tables(metrics: Metrics) -> str:
     """The twelve numbers with what they mean, and the classes."""
+    from detrove.evaluation.report import MEANINGS
+
     numbers = format_table(["metric", "value", ""], [[name, metrics[name], text] for name, text in MEANINGS.items()])
     rows = [[name, each["ap"], each["ap50"], each["num_boxes"]] for name, each in metrics.per_class.items()]
     return f"{numbers}\n\n{format_table(['class', 'AP', 'AP50', 'boxes'], rows)}"

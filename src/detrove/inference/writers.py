@@ -129,9 +129,9 @@ def write_drawing(path: Path, picture: Image.Image, detections: Detections) -> N
 
 
 def write_coco_set(folder: Path, found: Sequence[PictureFound], label_map: LabelMap) -> None:
-    """A COCO data set of what was found: `annotations.json` and copies of the pictures in `images/`."""
+    """A COCO data set of what was found: `annotations/instances_train.json`, and copies of the pictures in `images/`."""
     _copy_pictures(folder / "images", found)
-    write_json(folder / "annotations.json", coco_labels(found, label_map))
+    write_json(folder / "annotations" / "instances_train.json", coco_labels(found, label_map))
 
 
 def write_yolo_set(folder: Path, found: Sequence[PictureFound], label_map: LabelMap) -> None:
@@ -141,7 +141,7 @@ def write_yolo_set(folder: Path, found: Sequence[PictureFound], label_map: Label
         write_atomically(folder / "labels" / name.with_suffix(".txt"), yolo_lines(one).encode())
     names = [entry.name for entry in label_map.entries if entry]
     write_atomically(folder / "classes.txt", "".join(f"{name}\n" for name in names).encode())
-    description = {"train": "images", "val": "images", "names": dict(enumerate(names))}
+    description = {"train": "images", "names": dict(enumerate(names))}
     write_atomically(folder / "data.yaml", yaml.safe_dump(description, sort_keys=False, allow_unicode=True).encode())
 
 
