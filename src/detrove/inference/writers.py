@@ -129,7 +129,7 @@ def write_drawing(path: Path, picture: Image.Image, detections: Detections) -> N
 
 
 def write_coco_set(folder: Path, found: Sequence[PictureFound], label_map: LabelMap) -> None:
-    """A COCO data set of what was found: `annotations/instances_train.json`, and copies of the pictures in `images/`."""
+    """A COCO data set of what was found: `annotations/instances_train.json`, and the pictures copied to `images/`."""
     _copy_pictures(folder / "images", found)
     write_json(folder / "annotations" / "instances_train.json", coco_labels(found, label_map))
 
