@@ -177,9 +177,11 @@ def _numbered(ground_truth: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]
     """Copies of annotations or results whose pictures, categories and own ids count from 1.
 
     Every id is replaced: COCO evaluation takes an annotation with id 0 for unmatched, and pictures of VOC and YOLO data
-    sets have names in place of numbers.
+    sets have names in place of numbers. The order of the ids is kept, because it decides between equal scores.
     """
     pictures, categories = numbering(ground_truth)
+    in_order = sorted(pictures, key=lambda id: (isinstance(id, str), id))
+    pictures = {image_id: position for position, image_id in enumerate(in_order)}
     numbered = []
     for number, box in enumerate(boxes, start=1):
         try:
