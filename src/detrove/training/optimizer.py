@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from detrove.models.preset import Recipe
 
 BACKBONE_PREFIX = "backbone."
+FUSED = frozenset({"cpu", "cuda"})
+"""Devices with a fused AdamW in every torch that detrove runs on."""
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -47,7 +49,7 @@ def _rate(name: str, recipe: Recipe) -> tuple[str, float]:
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`, in torch's fused form: one kernel for all parameters instead of one each."""
     device = next(model.parameters()).device
-    return torch.optim.AdamW(parameter_groups(model, recipe), fused=device.type in {"cpu", "cuda"})
+    return torch.optim.AdamW(parameter_groups(model, recipe), fused=device.type in FUSED)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -66,10 +68,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`: fill the moments of each parameter of `model`."""
+    """The inverse of `optimizer_tensors`: fill the moments of each parameter of `model`.
+
+    Moments are laid out in memory as their parameter is (channels last, say): torch's fused step pairs elements by
+    their place in memory, and would mix them up without a word.
+    """
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         name, moment = key.rsplit("|", 1)
         parameter = parameters[name]
-        device = torch.device("cpu") if moment == "step" and not optimizer.defaults["fused"] else parameter.device
-        optimizer.state[parameter][moment] = value.to(device)
+        if moment == "step":
+            restored = value.to(parameter.device) if parameter.device.type in FUSED else value
+        else:
+            restored = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        optimizer.state[parameter][moment] = restored

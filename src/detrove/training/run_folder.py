@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "last"
 
     @property
+    def events(self) -> Path:
+        """For TensorBoard."""
+        return self.path / "events"
+
+    @property
     def report(self) -> Path:
         """The page about the run."""
         return self.path / "report.html"

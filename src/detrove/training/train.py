@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 from detrove import checkpoints
 from detrove.data import DetectionDataset
 from detrove.errors import InputError
-from detrove.evaluation import Metrics
+from detrove.evaluation import Metrics, write_report
 from detrove.inference import Detector, load
 from detrove.models import catalogue
 from detrove.training.clock import TrainingClock
@@ -25,7 +25,7 @@ from detrove.training.held_out import choose_splits, open_splits
 from detrove.training.progress import Display, duration, make_display
 from detrove.training.run_folder import RunFolder, free_folder
 from detrove.training.trainer import Trainer
-from detrove.training.validation import Validation
+from detrove.training.validation import Measured, Validation
 
 RUNS = Path("runs")
 MOST_WORKERS = 4
@@ -86,9 +86,14 @@ def train(
     if resume and output is None:
         raise InputError("nothing to resume: name the run folder with --output")
     output = free_folder(RUNS, f"{Path(data).resolve().stem}-{model}") if output is None else Path(output)
+    if not resume:
+        RunFolder(output).refuse_if_taken()
+    settings = dict(settings or {})
+    if "train_split" not in settings:
+        settings = choose_splits(Path(data)) | settings
     config = TrainingConfig.from_preset(
         preset,
-        settings={"workers": _default_workers(), **choose_splits(Path(data)), **(settings or {})},
+        settings={"workers": _default_workers(), **settings},
         size=size,
         batch_size=batch_size,
         data=str(data),
@@ -115,7 +120,7 @@ def run(config: TrainingConfig, resume: bool = False, progress: bool = True, clo
         folder.refuse_if_taken()
     display = make_display(progress)
     try:
-        with _told(display):
+        with _told(display) if progress else nullcontext():
             trainer = _prepare(config, folder, clock, display)
             state = folder.load_last() if resume else None
             if state is not None:
@@ -194,20 +199,47 @@ def _refuse_other_options(folder: RunFolder, config: TrainingConfig) -> None:
 
 
 def _finish(trainer: Trainer, folder: RunFolder, display: Display) -> Run:
-    """The numbers of the best weights, and what to say at the end."""
-    validation, best = trainer.validation, trainer.best
-    stopped = trainer.interruption.requested
-    if best is None and not stopped:
-        best = validation.measure(load(folder.path).model)
+    """The report, and what to say at the end."""
+    stopped, best = trainer.interruption.requested, trainer.best
+    if best is None and not stopped:  # continued, and no better since
+        best = trainer.validation.measure(load(folder.path).model.to(trainer.accelerator.device))
     display.message(
-        f"{'stopped early' if stopped else 'trained'} after {duration(trainer.clock.used)} in "
-        f"{trainer.position.epoch} epochs; best weights: {folder.best}"
+        f"{'stopped early' if stopped else 'trained'} after {duration(trainer.clock.used)} and "
+        f"{trainer.position.step} steps; best weights: {folder.best}"
     )
     if best is None:
-        display.message("not validated, so no score thresholds are stored and no report is written")
+        display.message("not validated: no score thresholds are stored and no report is written")
         return Run(folder.path, None)
-    display.message(f"validation AP {best.metrics.ap or 0:.3f}, AP50 {best.metrics.ap50 or 0:.3f}")
+    _write_report(trainer, folder, best)
+    display.message(
+        f"validation AP {best.metrics.ap or 0:.3f}, AP50 {best.metrics.ap50 or 0:.3f}; report: {folder.report}"
+    )
     return Run(folder.path, best.metrics)
+
+
+def _write_report(trainer: Trainer, folder: RunFolder, best: Measured) -> None:
+    """The page about the run, on its validation pictures."""
+    config, validation = trainer.config, trainer.validation
+    thresholds = load(folder.path).thresholds
+    write_report(
+        folder.report,
+        title=f"{config.model} on {Path(config.data).resolve().name}",
+        metrics=best.metrics,
+        ground_truth=validation.dataset.ground_truth(),
+        detections=best.detections,
+        dataset=validation.dataset,
+        label_map=validation.label_map,
+        thresholds=None if thresholds is None else thresholds.tolist(),
+        history=trainer.lines,
+        facts={
+            "model": config.model,
+            "data": config.data,
+            "measured on": f"{len(validation.dataset)} pictures of {config.val_split or 'train, held out'}",
+            "training": f"{duration(trainer.clock.used)}, {trainer.position.step} steps, seed {config.seed}",
+            "picture size": f"longer side {config.preprocessing.longer} pixels",
+            "weights": str(folder.best),
+        },
+    )
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from detrove.structures import ImageBatch, Predictions, Proposals, Targets
 from detrove.training.clock import TrainingClock
 from detrove.training.config import TrainingConfig
 from detrove.training.ema import MovingAverage
+from detrove.training.events import Events
 from detrove.training.interruption import Interruption
 from detrove.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer, set_rates
 from detrove.training.progress import Display, Status
@@ -100,6 +101,7 @@ class Trainer:
         self.position = Position()
         self.interruption = Interruption()
         self.lines: list[dict[str, Any]] = []
+        self.events = Events(folder.events)
         self.best: Measured | None = None
         self.validated_at = -1  # the step whose weights were validated last
         self.validation_seconds: list[float] = []
@@ -123,6 +125,7 @@ class Trainer:
                 self.display.message("validation skipped")
             if not self.folder.best.exists():
                 checkpoints.save(self.validation.detector(self._weights()), self.folder.best)
+        self.events.close()
         return self.best
 
     def resume(self, state: TrainingState) -> None:
@@ -200,6 +203,7 @@ class Trainer:
             measured = self._validate() if due and not self.interruption.requested else None
             self.lines.append(line | (measured.metrics.to_json() if measured else {}))
             self.folder.write_metrics(self.lines)
+            self.events.write(self.lines[-1])
             if (time.monotonic() - self.saved_at) * SAVING_SHARE >= self.saving_seconds and not last:
                 self._save_last()
         status = dataclasses.replace(self._status(self._fraction(0), losses), epoch=number)

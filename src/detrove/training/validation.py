@@ -11,7 +11,7 @@ from torch import nn
 from detrove.data import DetectionDataset
 from detrove.evaluation import Metrics, best_thresholds, coco_metrics, coco_results, detect
 from detrove.inference import Detector
-from detrove.structures import LabelMap, Preprocessing
+from detrove.structures import Detections, LabelMap, Preprocessing
 from detrove.training.clock import TrainingClock
 
 AFFORDABLE = 0.1  # of the training time, spent on validation under a budget of minutes
@@ -19,10 +19,10 @@ AFFORDABLE = 0.1  # of the training time, spent on validation under a budget of 
 
 @dataclass(frozen=True)
 class Measured:
-    """The metrics of one validation and the COCO results they come from."""
+    """The metrics of one validation and the detections they come from, by image id."""
 
     metrics: Metrics
-    results: list[dict[str, Any]]
+    detections: dict[Any, Detections]
 
     @property
     def ap(self) -> float:
@@ -44,15 +44,17 @@ class Validation:
         """The model as a detector, with the thresholds that suit what was measured."""
         thresholds = None
         if measured is not None:
-            chosen = best_thresholds(self.dataset.ground_truth(), measured.results, self.label_map)
+            ground_truth = self.dataset.ground_truth()
+            results = coco_results(measured.detections, ground_truth)
+            chosen = best_thresholds(ground_truth, results, self.label_map)
             thresholds = torch.tensor(chosen, dtype=torch.float32)
         return Detector(model, self.preprocessing, self.label_map, thresholds, self.name)
 
     def measure(self, model: nn.Module) -> Measured:
         """Detect in every validation picture and compute the COCO metrics."""
         ground_truth = self.dataset.ground_truth()
-        results = coco_results(detect(self.detector(model), self.dataset, self.batch_size), ground_truth)
-        return Measured(coco_metrics(ground_truth, results), results)
+        detections = detect(self.detector(model), self.dataset, self.batch_size)
+        return Measured(coco_metrics(ground_truth, coco_results(detections, ground_truth)), detections)
 
 
 def affordable(clock: TrainingClock, spent: float, expected: float) -> bool:

@@ -72,17 +72,19 @@ def train_a_step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) 
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
     optimizer.step()
 
 
 def test_a_restored_optimizer_steps_as_the_original():
-    model, copy = Toy(), Toy()
+    model, copy = Toy().to(memory_format=torch.channels_last), Toy().to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, RECIPE)
     train_a_step(model, optimizer, 0)
     copy.load_state_dict(model.state_dict())
     restored = build_optimizer(copy, RECIPE)
-    restore_optimizer(restored, copy, {k: v.clone() for k, v in optimizer_tensors(optimizer, model).items()})
+    restore_optimizer(
+        restored, copy, {k: v.contiguous().clone() for k, v in optimizer_tensors(optimizer, model).items()}
+    )
     train_a_step(model, optimizer, 1)
     train_a_step(copy, restored, 1)
     for original, continued in zip(model.parameters(), copy.parameters(), strict=True):

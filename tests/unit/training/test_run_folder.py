@@ -40,7 +40,7 @@ def test_a_full_disk_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.
         patch.setattr(os, failing, no_room)
         with pytest.raises(InputError, match="no room left"):
             folder.save_last(state(2))
-        with pytest.raises(InputError, match="metrics.jsonl"):
+        with pytest.raises(InputError, match=r"metrics\.jsonl"):
             folder.write_metrics([{"epoch": 1}])
     loaded = folder.load_last()
     assert loaded is not None

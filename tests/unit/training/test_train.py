@@ -1,0 +1,213 @@
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+from detrove.errors import InputError
+from detrove.evaluation import METRIC_NAMES
+from detrove.inference import load
+from detrove.losses import Criterion
+from detrove.training import TrainingConfig, run, train
+
+
+def lines_of(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(squares: Path, tmp_path_factory: pytest.TempPathFactory, tiny_options):
+    output = tmp_path_factory.mktemp("runs") / "squares"
+    return train(squares, **tiny_options(output, epochs=20))
+
+
+def test_the_loss_falls(trained):
+    losses = [line["loss"] for line in lines_of(trained.output)]
+    assert len(losses) == 20
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_run_folder_is_complete(trained):
+    names = {entry.name for entry in trained.output.iterdir()}
+    assert names >= {"config.yaml", "labels.json", "metrics.jsonl", "last", "best.safetensors"}
+    assert {entry.name for entry in (trained.output / "last").iterdir()} == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    }
+    assert [entry["name"] for entry in json.loads((trained.output / "labels.json").read_text())] == ["red", "blue"]
+
+
+def test_a_metrics_line_has_losses_rate_and_validation(trained):
+    last = lines_of(trained.output)[-1]
+    assert (last["epoch"], last["step"], last["pictures"]) == (20, 60, 240)
+    assert {"class", "box", "giou", "loss", "learning_rate", "minutes", *METRIC_NAMES} <= set(last)
+
+
+def test_the_best_weights_predict_by_themselves(trained):
+    detector = trained.detector
+    assert detector.thresholds is not None
+    assert detector.label_map.names == ["red", "blue"]
+    assert (detector.preprocessing.longer, detector.name) == (64, "detr-nano")
+    best = max(line["ap"] for line in lines_of(trained.output))
+    assert trained.metrics.ap == best
+
+
+def test_config_gives_the_same_run_again(trained, tmp_path: Path):
+    config = yaml.safe_load((trained.output / "config.yaml").read_text())
+    config |= {"output": str(tmp_path / "again")}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    run(TrainingConfig.from_yaml(tmp_path / "config.yaml"), progress=False)
+    first = safetensors.torch.load_file(trained.output / "last" / "model.safetensors")
+    second = safetensors.torch.load_file(tmp_path / "again" / "last" / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_another_seed_gives_another_run(squares: Path, tmp_path: Path, tiny_options):
+    for seed in (0, 1):
+        train(squares, **tiny_options(tmp_path / str(seed), epochs=1, seed=seed))
+    first, second = (lines_of(tmp_path / str(seed))[0]["loss"] for seed in (0, 1))
+    assert first != second
+
+
+def test_resume_goes_on_as_if_it_had_not_stopped(squares: Path, tmp_path: Path, tiny_options):
+    options = {"schedule": "step", "drop_at": 1.0, "ema_decay": 0.9, "model.dropout": 0.1}
+    train(squares, **tiny_options(tmp_path / "whole", epochs=4, settings=options))
+    train(squares, **tiny_options(tmp_path / "parts", epochs=2, settings=options))
+    train(squares, **tiny_options(tmp_path / "parts", epochs=4, settings=options, resume=True))
+    for name in ("model", "average", "optimizer"):
+        whole = safetensors.torch.load_file(tmp_path / "whole" / "last" / f"{name}.safetensors")
+        parts = safetensors.torch.load_file(tmp_path / "parts" / "last" / f"{name}.safetensors")
+        assert whole.keys() == parts.keys()
+        for key in whole:
+            torch.testing.assert_close(parts[key], whole[key], msg=f"{name}: {key}")
+    assert [line["epoch"] for line in lines_of(tmp_path / "parts")] == [1, 2, 3, 4]
+
+
+def test_resume_begins_where_there_is_nothing_yet(squares: Path, tmp_path: Path, tiny_options):
+    train(squares, **tiny_options(tmp_path / "new", epochs=1, resume=True))
+    assert len(lines_of(tmp_path / "new")) == 1
+
+
+def test_resume_refuses_other_options(squares: Path, tmp_path: Path, tiny_options):
+    train(squares, **tiny_options(tmp_path / "run", epochs=1))
+    with pytest.raises(InputError, match="seed was 0, now 3"):
+        train(squares, **tiny_options(tmp_path / "run", epochs=2, seed=3, resume=True))
+    with pytest.raises(InputError, match="--output"):
+        train(squares, **{**tiny_options(tmp_path, epochs=1), "output": None}, resume=True)
+
+
+def test_the_average_is_what_is_kept(squares: Path, tmp_path: Path, tiny_options):
+    train(squares, **tiny_options(tmp_path / "run", epochs=1, settings={"ema_decay": 0.99}))
+    average = safetensors.torch.load_file(tmp_path / "run" / "last" / "average.safetensors")
+    model = safetensors.torch.load_file(tmp_path / "run" / "last" / "model.safetensors")
+    best = load(tmp_path / "run").model.state_dict()
+    assert all(torch.equal(best[key], average[key]) for key in average)
+    assert not torch.equal(average["class_head.weight"], model["class_head.weight"])
+
+
+def test_minutes_are_kept(squares: Path, tmp_path: Path, tiny_options):
+    run = train(squares, **tiny_options(tmp_path / "run", minutes=0.08))
+    last = lines_of(run.output)[-1]
+    assert last["minutes"] == pytest.approx(0.08, rel=0.05)
+    assert last["ap"] is not None
+    assert last["learning_rate"] < 1e-4  # the cosine has followed the clock
+
+
+def test_without_a_val_split_pictures_are_held_out(squares_unsplit: Path, tmp_path: Path, capsys, tiny_options):
+    train(squares_unsplit, **{**tiny_options(tmp_path / "run", epochs=1), "progress": True})
+    assert "2 of its training pictures are held out" in capsys.readouterr().err
+    assert lines_of(tmp_path / "run")[-1]["pictures"] == 10
+
+
+def test_an_existing_output_is_refused_before_any_work(tmp_path: Path, tiny_options):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        train(tmp_path, **tiny_options(tmp_path, epochs=1))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_weights_of_another_model_are_refused(trained, squares: Path, tmp_path: Path, tiny_options):
+    weights = trained.output / "best.safetensors"
+    settings = {"model.num_decoder_layers": 3}
+    with pytest.raises(InputError, match="another model"):
+        train(squares, **tiny_options(tmp_path / "run", epochs=1, weights=weights, settings=settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_are_a_start(trained, squares: Path, tmp_path: Path, tiny_options):
+    weights = trained.output / "best.safetensors"
+    train(squares, **tiny_options(tmp_path / "run", epochs=1, weights=weights, settings={"learning_rate": 1e-8}))
+    assert lines_of(tmp_path / "run")[0]["loss"] < lines_of(trained.output)[0]["loss"]
+
+
+def test_a_non_finite_loss_names_the_pictures(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_options
+):
+    monkeypatch.setattr(Criterion, "total", lambda self, losses: sum(v.sum() for v in losses.values()) * math.nan)
+    with pytest.raises(InputError, match=r"nan in step 1, on the pictures with the ids \d+, \d+, .*learning_rate"):
+        train(squares, **tiny_options(tmp_path / "run", epochs=1))
+
+
+def test_a_full_disk_keeps_what_was_written(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_options
+):
+    rename, renamed = os.replace, []
+
+    def full_after_the_first_epoch(source, target):
+        renamed.append(Path(target).name)
+        if renamed.count("metrics.jsonl") == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", full_after_the_first_epoch)
+    with pytest.raises(InputError, match="no room left on the disk"):
+        train(squares, **tiny_options(tmp_path / "run", epochs=3))
+    assert len(lines_of(tmp_path / "run")) == 1
+    assert load(tmp_path / "run").label_map.names == ["red", "blue"]
+    assert not list((tmp_path / "run").rglob("*partial*"))
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from conftest import make_options
+from detrove.training import train
+
+run = train({data!r}, **make_options(Path({output!r}), epochs=100000, settings={{"workers": 1}}))
+print("done", run.metrics is not None)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal")
+def test_ctrl_c_ends_cleanly(squares: Path, tmp_path: Path):
+    output = tmp_path / "run"
+    script = TRAINING.format(here=str(Path(__file__).parent), data=str(squares), output=str(output))
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (output / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loading processes too
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "done True" in printed
+    assert load(output).thresholds is not None
+    assert json.loads((output / "last" / "state.json").read_text())["step"] >= 3
