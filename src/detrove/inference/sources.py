@@ -16,6 +16,9 @@ from detrove.pictures import PICTURE_SUFFIXES, read_picture, to_rgb
 
 ACCEPTED = "a path, a PIL picture, an (H, W, 3) or (H, W) array, a (3, h, w) tensor, or a list of those"
 
+ROUNDING = 1e-3
+"""How far floats may lie outside 0 to 1: arithmetic on them goes a little beyond."""
+
 
 def expand(source: Any) -> list[Any] | None:
     """The single pictures that a list, a folder or a glob stands for, not yet read; None where it is one picture.
@@ -63,12 +66,12 @@ def _to_8_bit(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint16:
         return np.round(array.astype(np.float64) / 257).astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):
-        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+        if not (np.isfinite(array).all() and array.min() >= -ROUNDING and array.max() <= 1 + ROUNDING):
             raise InputError(
                 f"a picture of {array.dtype} must hold values from 0 to 1, found {array.min():g} to {array.max():g}: "
                 "divide it by its full range, or undo its normalisation"
             )
-        return np.round(array.astype(np.float64) * 255).astype(np.uint8)
+        return np.round(array.astype(np.float64).clip(0, 1) * 255).astype(np.uint8)
     raise InputError(f"a picture of {array.dtype} cannot be read: pass uint8, uint16, or floats from 0 to 1")
 
 

@@ -30,6 +30,7 @@ def test_the_same_picture_in_every_form(tmp_path: Path, array: np.ndarray) -> No
         "array seen backwards": array[:, ::-1].copy()[:, ::-1],
         "float array": array / 255,
         "float32 array": (array / 255).astype(np.float32),
+        "float array a little beyond its range": (array / 255 - 0.5) * (1 + 1e-6) + 0.5,
         "16-bit array": array.astype(np.uint16) * 257,
         "tensor": tensor,
         "float tensor": tensor / 255,
