@@ -96,7 +96,8 @@ def save(
         model = detector_or_model
         preset = preset_name_of(model)
         preprocessing = catalogue.preset(preset).preprocessing if preset else Preprocessing()
-        label_map, thresholds = LabelMap.numbered(int(getattr(model.config, "num_classes"))), None  # noqa: B009
+        config: Any = model.config
+        label_map, thresholds = LabelMap.numbered(config.num_classes), None
     else:
         detector = detector_or_model
         model, preset, preprocessing = detector.model, detector.name or None, detector.preprocessing

@@ -74,7 +74,7 @@ def summarise(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "backbone": settings["backbone"] + (" (DC5)" if settings.get("dilation") else ""),
-        "encoder": _attention(getattr(model, "encoder"), "self_attention"),  # noqa: B009
+        "encoder": _attention(model.get_submodule("encoder"), "self_attention"),
         "num_queries": settings["num_queries"],
         "cross_attention": cross_attention,
         "boxes": boxes,
