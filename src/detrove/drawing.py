@@ -99,7 +99,7 @@ def draw_marks(picture: Image.Image, marks: Sequence[Mark], longer: int | None =
     """
     canvas, scale = _resized(picture.convert("RGB"), longer)
     drawing = ImageDraw.Draw(canvas)
-    font_size = max(SMALLEST_FONT, round(max(canvas.size) / 40))
+    font_size = max(SMALLEST_FONT, round(min(max(canvas.size) / 40, min(canvas.size) / 10)))
     line_width = max(1, round(max(canvas.size) / 320))
     for mark in marks:
         _draw_box(drawing, _scaled(mark.box_xyxy, scale), mark, line_width)
