@@ -48,7 +48,7 @@ def make_app() -> App:
     )
     verbs = {"demo": demo, "train": train, "eval": evaluate_weights, "predict": predict, "models": models}
     for place, (name, verb) in enumerate(verbs.items()):
-        app.command(verb, name=name, sort_key=place)
+        app.command(verb, name=name, sort_key=place, help_format="markdown")
     app.register_install_completion_command(help="Let the Tab key complete verbs and options.")
     return app
 
