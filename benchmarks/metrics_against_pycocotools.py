@@ -1,8 +1,8 @@
 """How much faster are the COCO metrics than those of pycocotools, on the same detections?
 
 Detects with the COCO-trained detector "atto" (300 boxes a picture) on all pictures of coco-mini, then times both in
-turn in one process, each from ground truth and results as Python dictionaries to the twelve numbers; ours gives those of
-each class as well. Prints the ratio of each pair and their median.
+turn in one process, each from ground truth and results as Python dictionaries to the twelve numbers; ours gives each
+class as well. Prints the ratio of each pair and their median.
 
     python benchmarks/metrics_against_pycocotools.py ../shared
 """
