@@ -31,6 +31,8 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 500; }
 th.text, td.text { text-align: left; }
+td.text { white-space: normal; min-width: 11rem; }
+h2 + p, h2 + ul, .legend { break-after: avoid; }
 thead th { color: var(--faint); vertical-align: bottom; }
 th:first-child { padding-left: 0; text-align: left; position: sticky; left: 0; background: var(--paper); }
 tbody td.bar { min-width: 92px; background: linear-gradient(to right, var(--bar-faint)
