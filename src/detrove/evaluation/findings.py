@@ -141,7 +141,7 @@ def about_classes(metrics: Metrics) -> str:
 def about_confusion(errors: ErrorAnalysis) -> str:
     """The caption of the confusion matrix."""
     text = (
-        "A row is what an object is, a column what it was called; darker is a larger share of the row. Numbers on the "
+        "A row is what an object is, a column what it was called; a fuller colour is a larger share. Numbers on the "
         "diagonal are right. The last column counts objects that were missed, the last row boxes around nothing."
     )
     between = errors.confusion[:-1, :-1].copy()
