@@ -22,9 +22,9 @@ CLASS_LOSSES = ("softmax", "focal", "matchability")
 class Criterion:
     """Named, unweighted loss terms of all decoder layers, and their weighted sum.
 
-    `class_loss` is "softmax" (DETR), "focal" (the rest of the family) or "matchability" (detrove's own). `encoder_classes` says what a two-stage encoder's
-    proposals are taught: "none", "objectness" (every label set to 0, Deformable DETR) or "true"; `cells_per_object`
-    above 1 gives each object that many of them instead of one.
+    `class_loss` is "softmax" (DETR), "focal" (the rest of the family) or "matchability" (detrove's own).
+    `encoder_classes` says what a two-stage encoder's proposals are taught: "none", "objectness" (every label set to 0,
+    Deformable DETR) or "true"; `cells_per_object` above 1 gives each object that many of them instead of one.
     """
 
     cost: MatchCost

@@ -75,7 +75,7 @@ def match(logits: Tensor, boxes: Tensor, targets: Sequence[Targets], cost: Match
 def match_several(
     logits: Tensor, boxes: Tensor, targets: Sequence[Targets], cost: MatchCost, per_object: int
 ) -> Matches:
-    """One-to-many: each object takes its `per_object` cheapest cells; a cell that several objects want goes to the cheapest.
+    """One-to-many: each object takes its `per_object` cheapest cells; a cell that several want goes to the cheapest.
 
     `logits` (1, B, T, C), `boxes` (1, B, T, 4) cxcywh. Returns `Matches` with L = 1; every object that is the cheapest
     somewhere keeps at least one cell. The dense counterpart of `match`, after SimOTA (Ge et al. 2021, §2.3)
@@ -99,7 +99,7 @@ def match_several(
 
 
 def cost_matrix(logits: Tensor, boxes: Tensor, targets: Sequence[Targets], cost: MatchCost) -> Tensor:
-    """(L, B, Q, N) costs, N the largest number of objects in a picture; columns beyond a picture's own are meaningless."""
+    """(L, B, Q, N) costs, N the most objects in a picture; columns beyond a picture's own are meaningless."""
     labels, target_boxes = pad_targets(targets, boxes)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits, boxes, target_boxes = logits.float(), boxes.float(), target_boxes.float()
@@ -114,7 +114,7 @@ def cost_matrix(logits: Tensor, boxes: Tensor, targets: Sequence[Targets], cost:
 
 
 def focal_cost(probability: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """What calling a query an object of a class would change in the focal loss; logarithms with 1e-8 as the official codes."""
+    """What calling a query an object of a class changes in the focal loss; logarithms with 1e-8 as officially."""
     positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
     negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
     return positive - negative

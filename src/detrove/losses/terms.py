@@ -35,9 +35,10 @@ def focal_class_loss(
 
 
 def matchability_class_loss(logits: Tensor, quality: Tensor, num_boxes: float, gamma: float = 1.5) -> Tensor:
-    """Matchability-aware loss (DEIM, Huang et al. 2025, §3.3): like `focal_class_loss`, but a matched query's goal is its IoU.
+    """Matchability-aware loss (DEIM, Huang et al. 2025, §3.3): as `focal_class_loss`, but a match's goal is its IoU.
 
-    `quality` (L, B, Q, C): the matched box's IoU, raised to γ as goal, at its class; 0 elsewhere, where confidence counts by p^γ.
+    `quality` (L, B, Q, C): the matched box's IoU, raised to γ as goal, at its class; 0 elsewhere, where confidence
+    counts by p^γ.
     """
     weight = torch.where(quality > 0, 1.0, logits.sigmoid().detach() ** gamma)
     goal = quality**gamma

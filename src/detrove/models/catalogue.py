@@ -14,7 +14,7 @@ from detrove.errors import InputError, nearest
 from detrove.losses import Criterion
 from detrove.models import deformable, detr, detrove
 from detrove.models.preset import Preset
-from detrove.nn.backbone import PRETRAINED, download_body, load_body
+from detrove.nn.backbone import PRETRAINED, Backbone, download_body, load_body
 
 DETECTORS: dict[str, ModuleType] = {"detrove": detrove, "detr": detr, "deformable": deformable}
 """The family by the name of its file, in the order in which a table shows it."""
@@ -39,9 +39,10 @@ def create(
 ) -> nn.Module:
     """A detector of the catalogue, ready to train; random unless weights are named, and then no network is asked.
 
-    `num_classes` defaults to the preset's. `backbone_weights` is a safetensors file in timm's names, "pretrained" for timm's own
-    download (offline: a notice, and random weights), or None. A trunk with weights is frozen as published (stem, first stage,
-    every BatchNorm); a random one learns whole. Further keywords replace fields of the preset's config.
+    `num_classes` defaults to the preset's. `backbone_weights` is a safetensors file in timm's names, "pretrained" for
+    timm's own download (offline: a notice, and random weights), or None. A trunk with weights is frozen as published
+    (stem, first stage, every BatchNorm); a random one learns whole. Further keywords replace fields of the preset's
+    config.
     """
     config = preset(name).config
     known = {field.name for field in dataclasses.fields(config)}
@@ -51,17 +52,20 @@ def create(
     if num_classes is not None:
         overrides["num_classes"] = num_classes
     config = dataclasses.replace(config, **overrides)
-    tensors = None
+    tensors, file = None, None
     if backbone_weights == PRETRAINED:
         tensors = download_body(config.backbone, getattr(config, "dilation", False))
-    has_weights = tensors is not None or backbone_weights not in (None, PRETRAINED)
+    else:
+        file = backbone_weights
     if "backbone_frozen" not in overrides:
-        config = dataclasses.replace(config, backbone_frozen=has_weights)
+        config = dataclasses.replace(config, backbone_frozen=tensors is not None or file is not None)
     model = build(config)
+    backbone = model.get_submodule("backbone")
+    assert isinstance(backbone, Backbone)
     if tensors is not None:
-        load_body(model.backbone.body, tensors, f"downloaded weights do not fit {config.backbone}")
-    elif has_weights:
-        model.backbone.load(backbone_weights)
+        load_body(backbone.body, tensors, f"downloaded weights do not fit {config.backbone}")
+    elif file is not None:
+        backbone.load(file)
     return model
 
 
@@ -101,7 +105,8 @@ def config_from_json(values: Mapping[str, Any]) -> Any:
     unknown = set(values) - {field.name for field in dataclasses.fields(config_type)}
     if unknown:
         raise InputError(
-            f"the stored config of {name} has settings unknown to this version: {', '.join(sorted(unknown))}; update detrove"
+            f"the stored config of {name} has settings unknown to this version: {', '.join(sorted(unknown))}; "
+            "update detrove"
         )
     lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     return config_type(**{**values, **lists})

@@ -76,7 +76,7 @@ class ProposalStage(nn.Module):
     def forward(
         self, memory: Tensor, masks: list[Tensor], class_head: nn.Module, box_head: nn.Module
     ) -> tuple[Proposals, Tensor, Tensor]:
-        """Memory (B, T, D) and the levels' padding masks to all proposals, the chosen (B, Q, 4) and queries (B, Q, 2D)."""
+        """Memory (B, T, D) and the levels' padding masks to all proposals, the best (B, Q, 4), queries (B, Q, 2D)."""
         start, valid = initial_proposals(masks, memory.dtype)
         tokens = self.token_norm(self.token_projection(memory.masked_fill(~valid, 0.0)))
         logits = class_head(tokens)

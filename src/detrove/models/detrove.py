@@ -3,12 +3,12 @@
 A two-stage deformable detector (Zhu et al. 2021) whose encoder is cheap and whose proposals are taught densely.
 
 Differs from DETR in:
-- three levels (strides 8 to 32); dense self-attention only on the coarsest, small convolutions carry it to the finer ones
-  (the division of labour of RT-DETR, Zhao et al. 2024 §4.2);
-- every cell proposes a box, and **several** cells are taught each object (one-to-many, so that the trunk hears of every object
-  many times in each step); the best cells become the queries;
-- queries start from what their cell saw; the decoder samples around 4-d references and refines them layer by layer; heads
-  are shared by its layers;
+- three levels (strides 8 to 32); dense self-attention only on the coarsest, small convolutions carry it to the finer
+  ones (the division of labour of RT-DETR, Zhao et al. 2024 §4.2);
+- every cell proposes a box, and **several** cells are taught each object (one-to-many, so that the trunk hears of every
+  object many times in each step); the best cells become the queries;
+- queries start from what their cell saw; the decoder samples around 4-d references and refines them layer by layer;
+  heads are shared by its layers;
 - scores are sigmoids taught to foretell the box's IoU (matchability-aware loss of DEIM, Huang et al. 2025).
 """
 
@@ -90,7 +90,8 @@ class Pyramid(nn.Module):
             coarse = F.interpolate(maps[index + 1], size=maps[index].shape[-2:], mode="nearest")
             maps[index] = self.down[index](maps[index] + coarse)
         for index in range(len(maps) - 1):
-            fine = F.adaptive_avg_pool2d(maps[index], maps[index + 1].shape[-2:])
+            height, width = maps[index + 1].shape[-2:]
+            fine = F.adaptive_avg_pool2d(maps[index], (height, width))
             maps[index + 1] = self.up[index](maps[index + 1] + fine)
         return maps
 

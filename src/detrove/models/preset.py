@@ -12,12 +12,13 @@ from detrove.structures import Preprocessing
 class Recipe:
     """How a detector is trained unless the user says otherwise: plain values, turned into objects by `training/`.
 
-    Rates are for AdamW at `batch_size` pictures a step. `slow_parameters` are fragments of parameter names whose rate is
-    multiplied by `slow_factor` (Deformable DETR: `reference_points`, `sampling_offsets`). `schedule` is "step" (×0.1
-    at the fraction `drop_at` of the training) or "cosine" (to `final_rate` of the rate); the rate rises linearly over the first
-    `warmup` steps. `epochs` is the length where the user names neither epochs nor minutes. The rest is augmentation: probabilities of a
-    horizontal and a vertical flip and of a random crop, the range of the random size relative to the preset's size,
-    and the strength of colour jitter in [0, 1]. `ema_decay` of 0 keeps no moving average of the weights.
+    Rates are for AdamW at `batch_size` pictures a step. `slow_parameters` are fragments of parameter names whose rate
+    is multiplied by `slow_factor` (Deformable DETR: `reference_points`, `sampling_offsets`). `schedule` is "step" (×0.1
+    at the fraction `drop_at` of the training) or "cosine" (to `final_rate` of the rate); the rate rises linearly over
+    the first `warmup` steps. `epochs` is the length where the user names neither epochs nor minutes. `ema_decay` of 0
+    keeps no moving average of the weights. The rest is augmentation: probabilities of a horizontal and a vertical flip
+    and of a random crop, the range of the random size relative to the preset's size, and the strength of colour jitter
+    in [0, 1].
     """
 
     learning_rate: float = 1e-4

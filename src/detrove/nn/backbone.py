@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import freeze_batch_norm_2d
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from detrove.errors import InputError, nearest
@@ -40,7 +41,7 @@ class Level:
 
 
 def resize_mask(padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A full picture's padding mask (B, H, W) at a level's (height, width), by nearest neighbour as the official codes do."""
+    """A full picture's padding mask (B, H, W) at a level's (height, width), by nearest neighbour as officially."""
     return F.interpolate(padding_mask[:, None].float(), size=shape, mode="nearest")[:, 0].bool()
 
 
@@ -58,7 +59,7 @@ class Backbone(nn.Module):
         self.name, self.strides, self.frozen = name, strides, frozen
         body = create_body(name, dilation)
         reductions = [16 if dilation and stride == 32 else stride for stride in strides]
-        available = body.feature_info.reduction()  # pyright: ignore
+        available = feature_info(body).reduction()
         missing = [stride for stride in reductions if stride not in available]
         if missing:
             raise InputError(f"backbone {name} has feature maps at strides {available}, not at {missing}")
@@ -69,7 +70,7 @@ class Backbone(nn.Module):
             (last_level if stride == 32 else first_level)[reduction]
             for stride, reduction in zip(strides, reductions, strict=True)
         ]
-        self.channels: list[int] = [body.feature_info.channels()[index] for index in self.indices]  # pyright: ignore
+        self.channels: list[int] = [feature_info(body).channels()[index] for index in self.indices]
         if frozen:
             body = freeze(body)
         self.body = body.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -81,7 +82,7 @@ class Backbone(nn.Module):
         return [Level(x, resize_mask(images.padding_mask, (x.shape[-2], x.shape[-1]))) for x in levels]
 
     def load(self, weights: str | Path) -> None:
-        """Fill the trunk from a safetensors file in timm's names; heads in the file are ignored, anything missing is an error."""
+        """Fill the trunk from a safetensors file in timm's names; heads there are ignored, anything missing fails."""
         path = Path(weights)
         try:
             tensors = load_file(path)
@@ -93,7 +94,7 @@ class Backbone(nn.Module):
 
 
 class LevelProjection(nn.Module):
-    """The trunk's levels at the transformer's width, and coarser ones made from the last by 3×3 convolutions of stride 2."""
+    """The trunk's levels at the transformer's width, and coarser ones made by 3×3 convolutions of stride 2."""
 
     def __init__(self, channels: Sequence[int], dim: int, num_levels: int) -> None:
         super().__init__()
@@ -121,29 +122,41 @@ def create_body(name: str, dilation: bool = False, pretrained: bool = False) -> 
     """timm's feature extractor of that name; an unknown name offers the nearest."""
     if not timm.is_model(name):
         raise InputError(f"unknown backbone {name!r}: {nearest(name, timm.list_models())}")
-    options = {"output_stride": 16} if dilation else {}
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+        # timm leaves out what is None
+        return timm.create_model(
+            name, features_only=True, pretrained=pretrained, output_stride=16 if dilation else None
+        )
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         raise InputError(
             f"backbone {name} gives no feature maps ({error}): choose a convolutional timm model"
         ) from error
+    except (TypeError, AssertionError) as error:
+        if not dilation:
+            raise
+        raise InputError(f"backbone {name} cannot be dilated: choose a ResNet, or leave dilation out") from error
+
+
+def feature_info(body: nn.Module) -> FeatureInfo:
+    """What timm knows of the maps that a trunk gives."""
+    info = body.feature_info
+    assert isinstance(info, FeatureInfo)
+    return info
 
 
 def freeze(body: nn.Module) -> nn.Module:
-    """Fix every BatchNorm by timm's own means (its norm layers may carry an activation), and all weights up to stride 4."""
+    """Fix every BatchNorm by timm's own means (its norms may carry an activation), and all weights up to stride 4."""
     body = freeze_batch_norm_2d(body)
-    info = body.feature_info  # pyright: ignore
+    info = feature_info(body)
     stem_end = [name for name, stride in zip(info.module_name(), info.reduction(), strict=True) if stride <= 4]
     if not stem_end:
         return body
-    last = stem_end[-1].replace(".", "_")
-    names = [name for name, _ in body.named_parameters()]
-    inside = [name.replace(".", "_").startswith(last + "_") for name in names]
-    if any(inside):
-        end = len(names) - inside[::-1].index(True)
-        for name in names[:end]:
-            body.get_parameter(name).requires_grad_(False)
+    last = stem_end[-1].replace(".", "_") + "_"
+    modules = list(body.named_modules())  # in the order in which they run
+    inside = [index for index, (name, _) in enumerate(modules) if f"{name}.".replace(".", "_").startswith(last)]
+    for _, module in modules[: max(inside, default=-1) + 1]:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
     return body
 
 
@@ -155,14 +168,14 @@ def load_body(body: nn.Module, tensors: dict[str, Tensor], failure: str) -> None
     bad = [key for key, value in found.items() if value is None or value.shape != wanted[key].shape]
     if bad:
         raise InputError(
-            f"{failure}: {len(bad)} of {len(found)} tensors missing or of another shape (wanted {', '.join(bad[:3])} …; "
-            f"the file has {', '.join(list(tensors)[:3])} …)"
+            f"{failure}: {len(bad)} of {len(found)} tensors missing or of another shape "
+            f"(wanted {', '.join(bad[:3])} …; the file has {', '.join(list(tensors)[:3])} …)"
         )
     body.load_state_dict({key: value for key, value in found.items() if value is not None}, strict=False)
 
 
 def download_body(name: str, dilation: bool = False) -> dict[str, Tensor] | None:
-    """timm's pretrained weights of a trunk, or None with a notice where they cannot be had (offline, none published)."""
+    """timm's pretrained weights of a trunk, or None with a notice where there are none (offline, none published)."""
     try:
         return create_body(name, dilation, pretrained=True).state_dict()
     except InputError:

@@ -77,8 +77,9 @@ class DeformableAttention(nn.Module):
     ) -> Tensor:
         """Queries (B, Q, D) and memory (B, T, D) to (B, Q, D).
 
-        `reference_points` (B, Q, S, 2): x, y in [0, 1] of each padded level, or (B, Q, S, 4) with width and height, by which offsets
-        are then scaled. `padding_mask` (B, T), True = padding: its values are zeroed after their projection.
+        `reference_points` (B, Q, S, 2): x, y in [0, 1] of each padded level, or (B, Q, S, 4) with width and height, by
+        which offsets are then scaled. `padding_mask` (B, T), True = padding: its values are zeroed after their
+        projection.
         """
         value = self.value_proj(memory)
         if padding_mask is not None:

@@ -29,7 +29,8 @@ def sine_encoding(
     """The position of every pixel of a level: (B, h, w) mask (True = padding) to (B, h, w, dim), y half first.
 
     Positions count the unpadded pixels and are divided by their number, so that they run to 2π in every picture.
-    `offset` is 0 in DETR, -0.5 in Deformable DETR (the pixel's centre). Official file: DETR `models/position_encoding.py`.
+    `offset` is 0 in DETR, -0.5 in Deformable DETR (the pixel's centre). Official file: DETR
+    `models/position_encoding.py`.
     """
     inside = ~padding_mask
     y = inside.cumsum(dim=1, dtype=dtype)

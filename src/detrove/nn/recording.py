@@ -1,8 +1,8 @@
 """What attention blocks hand over when somebody wants to look.
 
-Outside `with recording(model) as recorder:` nothing is computed, stored or slowed: a block asks `active_recorder()`, gets
-None, and runs the fused kernel. Inside, dense attention hands over its Q, K, V and A, deformable attention its value,
-sampling locations and weights.
+Outside `with recording(model) as recorder:` nothing is computed, stored or slowed: a block asks `active_recorder()`,
+gets None, and runs the fused kernel. Inside, dense attention hands over its Q, K, V and A, deformable attention its
+value, sampling locations and weights.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class SampledAttention:
     """One pass through a deformable attention block, per head M, level S and point P.
 
     `value` (B, T, M, d); `locations` (B, Q, M, S, P, 2) x and y in [0, 1] of the **padded** level; `weights`
-    (B, Q, M, S, P), summing to 1 over levels and points; `reference_points` (B, Q, S, 2 or 4); `shapes` the levels' (height, width).
+    (B, Q, M, S, P), summing to 1 over levels and points; `reference_points` (B, Q, S, 2 or 4); `shapes` the levels'
+    (height, width).
     """
 
     name: str

@@ -19,7 +19,7 @@ def valid_ratios(padding_masks: list[Tensor], dtype: torch.dtype = torch.float32
 
 
 def cell_centres(padding_masks: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """The centre (x, y) of every cell of every level in [0, 1] of the **unpadded** picture: (B, T, 2); above 1 in padding."""
+    """Centres (x, y) of all levels' cells in [0, 1] of the **unpadded** picture, above 1 in padding: (B, T, 2)."""
     ratios = valid_ratios(padding_masks, dtype)
     centres = []
     for level, mask in enumerate(padding_masks):

@@ -1,4 +1,4 @@
-"""Transformer layers of the family: the attention is passed in, dense or deformable; norms after (as published) or before."""
+"""Transformer layers: the attention is passed in, dense or deformable; norms after (as published) or before."""
 
 from __future__ import annotations
 
