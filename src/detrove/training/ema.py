@@ -13,7 +13,7 @@ WARMUP_POWER = 2 / 3
 class MovingAverage:
     """An exponential moving average of all weights and floating-point buffers, held in `model`, a copy.
 
-    The decay warms up as 1 - (1 + step)^(-2/3) until it reaches `decay` (Crowson's rule, as in timm's `ModelEmaV3`), so
+    The decay warms up as 1 - step^(-2/3) until it reaches `decay` (Crowson's rule, as in timm's `ModelEmaV3`), so
     that a short training does not average in its random start. Unlike timm's class it moves a tensor that two modules
     share once a step, not once for each of its names.
     """
@@ -25,7 +25,7 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the weights of `model` after `step` training steps (from 1)."""
-        decay = min(self.decay, 1 - (1 + step) ** -WARMUP_POWER)
+        decay = min(self.decay, 1 - step**-WARMUP_POWER)
         averaged, current = _tensors(self.model), _tensors(model)
         floating = [index for index, tensor in enumerate(averaged) if tensor.is_floating_point()]
         torch._foreach_lerp_([averaged[i] for i in floating], [current[i] for i in floating], 1 - decay)

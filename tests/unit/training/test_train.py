@@ -120,7 +120,7 @@ def test_the_average_is_what_is_kept(squares: Path, tmp_path: Path, tiny_options
 def test_minutes_are_kept(squares: Path, tmp_path: Path, tiny_options):
     run = train(squares, **tiny_options(tmp_path / "run", minutes=0.08))
     last = lines_of(run.output)[-1]
-    assert last["minutes"] == pytest.approx(0.08, rel=0.05)
+    assert last["minutes"] == pytest.approx(0.08, rel=0.1)
     assert last["ap"] is not None
     assert last["learning_rate"] < 1e-4  # the cosine has followed the clock
 
