@@ -1,0 +1,68 @@
+"""Every detector of the catalogue at toy size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from detrove.models import catalogue, deformable, detr, detrove
+from detrove.structures import ImageBatch, Targets
+
+TOY = {
+    "num_classes": 4,
+    "num_queries": 11,
+    "backbone": "resnet18",
+    "dim": 64,
+    "num_heads": 4,
+    "feedforward_dim": 96,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 2,
+}
+FORMS = {
+    "detr": replace(detr.Config(), **TOY),
+    "detr-dc5": replace(detr.Config(), **TOY, dilation=True),
+    "detr-norm-first": replace(detr.Config(), **TOY, norm_first=True),
+    "deformable": replace(deformable.Config(), **TOY),
+    "deformable-refine": replace(deformable.Config(), **TOY, refine=True),
+    "deformable-two-stage": replace(deformable.Config(), **TOY, refine=True, two_stage=True),
+    "detrove": replace(detrove.Config(), **TOY),
+}
+
+
+@pytest.fixture(params=FORMS)
+def config(request: pytest.FixtureRequest) -> Any:
+    """The toy config of every form of every detector."""
+    return FORMS[request.param]
+
+
+@pytest.fixture
+def model(config: Any) -> nn.Module:
+    """The toy detector, all of whose parameters count: heads that start at zero are moved."""
+    torch.manual_seed(0)
+    model = catalogue.build(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1 or not parameter.any():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def images() -> ImageBatch:
+    """Three pictures of different sizes."""
+    generator = torch.Generator().manual_seed(1)
+    return ImageBatch.from_images(
+        [torch.randn(3, *size, generator=generator) for size in [(64, 96), (90, 61), (32, 40)]]
+    )
+
+
+@pytest.fixture
+def targets() -> list[Targets]:
+    """Their objects: two, none, one."""
+    boxes = torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.7, 0.6, 0.3, 0.2], [0.5, 0.5, 0.9, 0.8]])
+    labels = torch.tensor([1, 3, 0])
+    return [Targets(labels[:2], boxes[:2]), Targets(labels[:0], boxes[:0]), Targets(labels[2:], boxes[2:])]
