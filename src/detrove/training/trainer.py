@@ -33,6 +33,7 @@ from detrove.training.schedule import rate_factor
 from detrove.training.validation import Measured, Validation, affordable
 
 SAVING_SHARE = 0.05  # of the time since, spent on saving the state to continue from
+LONGEST_UNSAVED = 600.0  # seconds, where an epoch takes longer than that
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Trainer:
         self.config, self.recipe = config, config.recipe
         self.criterion, self.validation = criterion, validation
         self.folder, self.clock, self.display = folder, clock, display
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.accelerator = Accelerator()
         model = model.to(self.accelerator.device)
         self.average = MovingAverage(model, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.optimizer = build_optimizer(model, self.recipe)
@@ -154,6 +155,9 @@ class Trainer:
             means.add(self._step(images, targets))
             self.clock.step()
             self.display.step(self._status(self._fraction(index + 1), means.values()))
+            if time.monotonic() - self.saved_at > LONGEST_UNSAVED:
+                with self.clock.paused():
+                    self._save_last()
         number = self.position.epoch + 1
         self.position.epoch += whole
         if means.count:
@@ -163,7 +167,8 @@ class Trainer:
         """One step of the optimiser; answers the loss and each term of the last decoder layer."""
         device = self.accelerator.device
         images, targets = images.to(device), [target.to(device) for target in targets]
-        with self.accelerator.autocast():
+        # Not accelerate's autocast: its precision is one for the whole process, not one for each training.
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
             predictions = self.model(images, targets)
         losses = self.criterion(in_full_precision(predictions), targets)
         total = self.criterion.total(losses)

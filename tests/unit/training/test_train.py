@@ -18,7 +18,7 @@ from detrove.errors import InputError
 from detrove.evaluation import METRIC_NAMES
 from detrove.inference import load
 from detrove.losses import Criterion
-from detrove.training import TrainingConfig, run, train
+from detrove.training import TrainingConfig, run, run_folder, train, trainer
 
 
 def lines_of(output: Path) -> list[dict]:
@@ -115,6 +115,20 @@ def test_the_average_is_what_is_kept(squares: Path, tmp_path: Path, tiny_options
     best = load(tmp_path / "run").model.state_dict()
     assert all(torch.equal(best[key], average[key]) for key in average)
     assert not torch.equal(average["class_head.weight"], model["class_head.weight"])
+
+
+def test_long_epochs_are_saved_within(squares: Path, tmp_path: Path, monkeypatch, tiny_options):
+    monkeypatch.setattr(trainer, "LONGEST_UNSAVED", 0.0)
+    saved = []
+    monkeypatch.setattr(run_folder.RunFolder, "save_last", lambda self, state: saved.append(state.facts["step"]))
+    train(squares, **tiny_options(tmp_path / "run", epochs=1))
+    assert saved == [1, 2, 3, 3]
+
+
+def test_bfloat16_trains(squares: Path, tmp_path: Path, tiny_options):
+    train(squares, **tiny_options(tmp_path / "run", epochs=1, settings={"mixed_precision": "bf16"}))
+    assert math.isfinite(lines_of(tmp_path / "run")[0]["loss"])
+    assert load(tmp_path / "run").model.class_head.weight.dtype == torch.float32
 
 
 def test_minutes_are_kept(squares: Path, tmp_path: Path, tiny_options):
