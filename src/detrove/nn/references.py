@@ -38,8 +38,7 @@ def initial_proposals(masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, 
     sizes = [torch.full((m.shape[1] * m.shape[2],), 0.05 * 2.0**level) for level, m in enumerate(masks)]
     size = torch.cat(sizes).to(centres)[None, :, None].expand(len(centres), -1, 2)
     boxes = torch.cat((centres, size), dim=-1)
-    padding = torch.cat([mask.flatten(1) for mask in masks], dim=1)
-    valid = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1) & ~padding
+    valid = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1)  # centres in padding are above 1
     unactivated = torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], float("inf"))
     return unactivated, valid[..., None]
 

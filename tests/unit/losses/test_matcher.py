@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, generalized_box_iou
 
 from detrove.errors import InputError
@@ -114,10 +115,22 @@ def test_more_objects_than_queries():
     assert len(set(matches.target[0, :3].tolist())) == 3
 
 
-def test_ties_go_to_the_first_queries_in_the_order_of_objects():
-    targets = random_targets((2,), torch.Generator().manual_seed(0))
-    matches = match(torch.zeros(1, 1, 6, 4), torch.full((1, 1, 6, 4), 0.5), targets, SIGMOID)
-    assert list(zip(matches.query[0].tolist(), matches.target[0].tolist(), strict=True)) == [(0, 0), (1, 1)]
+def test_ties_fall_as_in_scipy_with_queries_in_rows():
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.6, 0.6, 0.2, 0.2]])
+    logits = torch.zeros(8, 1, 4, 2)  # as many queries as objects: SciPy turns higher matrices by itself
+    places = torch.randint(2, (8, 1, 4), generator=generator)
+    targets = [Targets(torch.zeros(4, dtype=torch.int64), boxes[[0, 1, 0, 1]])]
+    matches = match(logits, boxes[places], targets, SIGMOID)
+    costs = cost_matrix(logits, boxes[places], targets, SIGMOID).numpy()
+    turned = 0
+    for layer in range(8):
+        queries, objects = linear_sum_assignment(costs[layer, 0])
+        assert matches.query[layer].tolist() == queries.tolist()
+        assert matches.target[layer].tolist() == objects.tolist()
+        other_objects, other_queries = linear_sum_assignment(costs[layer, 0].T)
+        turned += set(zip(queries, objects, strict=True)) != set(zip(other_queries, other_objects, strict=True))
+    assert turned, "no case in which the orientation matters"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
