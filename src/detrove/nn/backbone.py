@@ -62,7 +62,10 @@ class Backbone(nn.Module):
         available = feature_info(body).reduction()
         missing = [stride for stride in reductions if stride not in available]
         if missing:
-            raise InputError(f"backbone {name} has feature maps at strides {available}, not at {missing}")
+            raise InputError(
+                f"backbone {name} has feature maps at strides {available}, not at {missing}: "
+                "choose a convolutional timm model"
+            )
         # the last level of a stride is the deepest: with dilation two levels share stride 16
         first_level = {stride: available.index(stride) for stride in available}
         last_level = {stride: index for index, stride in enumerate(available)}
