@@ -1,9 +1,10 @@
 """The embedded data set `scenes`: generated pictures of five kinds of objects among clutter, as ordinary COCO JSON.
 
-Classes differ by shape alone: disc, ring, triangle, cross, star. Colours of objects, clutter and background come from
-the same few per picture, fills are shaded and textured, edges soft; sizes run from 10 to 100 pixels, evenly on a
-logarithmic scale; objects overlap, but at least half of each is to be seen. Distractors are filled in the same way and
-belong to no class. A box is the tight extent of the object's whole shape, clipped to the picture.
+Kinds differ by shape and by the pattern on their surface, never by colour: a shaded ball, a target of rings, a striped
+crate, a dotted die, an outlined star, each a dark and a light shade of colours drawn anew. Objects, clutter and
+background take their colours from the same few per picture, edges are soft; sizes run from 14 to 96 pixels, evenly on
+a logarithmic scale; objects overlap, but at least half of each is to be seen. Distractors are shapes without a pattern
+and belong to no kind. A box is the tight extent of the object's whole shape, clipped to the picture.
 
 Every picture comes from its own seed: the same version makes the same pictures, whatever is made besides.
 """
@@ -28,24 +29,42 @@ from detrove.data import shapes
 from detrove.data.shapes import Array, Shape
 from detrove.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Changes whenever the pictures do: results on different versions cannot be compared."""
 
-CLASSES: dict[str, Shape] = {
-    "disc": shapes.disc,
-    "ring": shapes.ring,
-    "triangle": shapes.triangle,
-    "cross": shapes.cross,
-    "star": shapes.star,
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object: its shape, and how light its surface is, from 0 to 1, for coordinates and a period."""
+
+    shape: Shape
+    pattern: Callable[[Array, Array, float], Array]
+
+
+CLASSES: dict[str, Kind] = {
+    "ball": Kind(shapes.disc, shapes.highlight),
+    "target": Kind(shapes.disc, shapes.rings),
+    "crate": Kind(shapes.square, shapes.bands),
+    "die": Kind(shapes.square, shapes.dots),
+    "star": Kind(shapes.star, shapes.outlined_star),
 }
-DISTRACTORS: tuple[Shape, ...] = (shapes.square, shapes.bar, shapes.angle_iron, shapes.crescent)
+DISTRACTORS: tuple[Shape, ...] = (
+    shapes.triangle,
+    shapes.cross,
+    shapes.ring,
+    shapes.bar,
+    shapes.angle_iron,
+    shapes.crescent,
+)
 SIZES = {"train": 1000, "val": 150, "test": 150}
 
-SMALLEST, LARGEST = 10.0, 100.0
+SMALLEST, LARGEST = 14.0, 96.0
 LEAST_VISIBLE, LEAST_IN_PICTURE = 0.5, 0.6
 EMPTY_SHARE = 0.03
 LEAST_CONTRAST = 40.0
-"""The distance in RGB (0..255 each) that most of an object keeps from what is under it."""
+"""The distance in RGB (0..255 each) that half of an object keeps from what is under it, most of a distractor."""
+FINEST, COARSEST = 4.0, 10.0
+"""Pixels that a pattern takes to repeat; between them, a fifth of the object's size."""
 
 _ATTEMPTS = 30
 
@@ -170,7 +189,7 @@ class _Painter:
     def paint(self) -> Scene:
         """Background, clutter, distractors, objects, and the grain of a camera."""
         self._add_clutter()
-        num_objects = 0 if self._chance(EMPTY_SHARE) else int(self.generator.integers(1, 11))
+        num_objects = 0 if self._chance(EMPTY_SHARE) else int(self.generator.integers(1, 9))
         plan = ["object"] * num_objects + ["distractor"] * int(self.generator.integers(0, 5))
         for kind in self.generator.permutation(plan).tolist():
             self._add_filled(is_object=kind == "object")
@@ -189,7 +208,7 @@ class _Painter:
         return items[int(self.generator.integers(len(items)))]
 
     def _random_size(self) -> tuple[int, int]:
-        longer = int(self.generator.integers(168, 217))
+        longer = int(self.generator.integers(144, 177))
         shorter = round(longer * self._choice((0.67, 0.75, 0.75, 0.75, 0.85, 1.0)))
         return (longer, shorter) if self._chance(0.3) else (shorter, longer)
 
@@ -210,11 +229,7 @@ class _Painter:
         canvas = first + (second - first) * (along * self._uniform(0.2, 0.9))[..., None]
         noise = shapes.fractal_noise(self.height, self.width, self._uniform(8, 64), self.generator)
         sharpened = np.clip((noise - 0.5) * self._uniform(1, 4) + 0.5, 0, 1)
-        canvas = canvas + (third - canvas) * (sharpened * self._uniform(0.1, 0.7))[..., None]
-        if self._chance(0.4):
-            wave = shapes.stripes(self.x, self.y, self._uniform(6, 40), self._uniform(0, math.pi))
-            canvas = canvas + ((wave - 0.5) * self._uniform(10, 50))[..., None]
-        return canvas
+        return canvas + (third - canvas) * (sharpened * self._uniform(0.1, 0.7))[..., None]
 
     def _look(
         self, centre: tuple[float, float], radius: float, angle: float, stretch: float, margin: float = 3.0
@@ -238,7 +253,7 @@ class _Painter:
 
     def _add_clutter(self) -> None:
         """Strokes, arcs, soft blobs and small fragments, thin or faint enough to be no object."""
-        for _ in range(int(self.generator.integers(4, 18))):
+        for _ in range(int(self.generator.integers(3, 15))):
             kind = self._choice(("line", "line", "arc", "blob", "fragment"))
             centre, colour, angle = self._random_centre(), self._choice(self.palette), self._uniform(0, 2 * math.pi)
             if kind == "blob":
@@ -256,7 +271,7 @@ class _Painter:
     def _add_filled(self, is_object: bool) -> None:
         """An object, or a distractor painted like one, where it leaves at least half of every object to be seen."""
         name = self._choice(list(CLASSES)) if is_object else ""
-        shape = CLASSES[name] if is_object else self._choice(DISTRACTORS)
+        shape = CLASSES[name].shape if is_object else self._choice(DISTRACTORS)
         largest = min(LARGEST, 0.7 * min(self.height, self.width))
         size = SMALLEST * (largest / SMALLEST) ** float(self.generator.random())
         angle, stretch = self._uniform(0, 2 * math.pi), math.exp(self._uniform(-0.15, 0.15))
@@ -268,7 +283,7 @@ class _Painter:
             outline[view.window] = distance <= 0
             if outline.sum() < (LEAST_IN_PICTURE * area if is_object else 1) or self._hides_too_much(outline):
                 continue
-            fill = self._fill_with_contrast(view, distance <= 0)
+            fill = self._fill_with_contrast(view, distance <= 0, name, size)
             if fill is None:
                 continue
             self._blend(view, fill, np.clip(0.5 - distance / self._uniform(1, 2), 0, 1))
@@ -290,35 +305,36 @@ class _Painter:
             return (x1 + x2) / 2 + distance * math.cos(angle), (y1 + y2) / 2 + distance * math.sin(angle)
         return self._random_centre()
 
-    def _fill_with_contrast(self, view: _View, inside: NDArray[np.bool_]) -> Array | None:
-        """(h, w, 3): a shaded, textured colour that stands out from what is under it; None where none is found."""
+    def _fill_with_contrast(self, view: _View, inside: NDArray[np.bool_], name: str, size: float) -> Array | None:
+        """(h, w, 3): a surface that stands out from what is under it; None where none is found. No name: no pattern."""
         under = self.canvas[view.window][inside]
         for _ in range(6):
-            fill = self._random_fill(view)
+            fill = self._patterned_fill(view, name, size) if name else self._plain_fill(view)
             contrast = np.sqrt(((fill[inside] - under) ** 2).sum(axis=1))
-            # Most of the object, not its mean: an object may not dissolve on one side.
-            if np.percentile(contrast, 15) >= LEAST_CONTRAST:
+            # A pattern has a light and a dark half; a plain fill may not dissolve on one side.
+            if np.percentile(contrast, 50 if name else 15) >= LEAST_CONTRAST:
                 return fill
         return None
 
-    def _random_fill(self, view: _View) -> Array:
+    def _patterned_fill(self, view: _View, name: str, size: float) -> Array:
+        """The kind's pattern between a dark and a light shade of two colours of the palette."""
+        dark = self._choice(self.palette) * self._uniform(0.15, 0.45)
+        light = 255 - (255 - self._choice(self.palette)) * self._uniform(0.15, 0.45)
+        period = float(np.clip(size / 5, FINEST, COARSEST)) / (size / 2)
+        return dark + (light - dark) * CLASSES[name].pattern(view.x, view.y, period)[..., None]
+
+    def _plain_fill(self, view: _View) -> Array:
         height, width = view.x.shape
         first, second = self._choice(self.palette), self._choice(self.palette)
         noise = shapes.value_noise(height, width, self._uniform(3, 24), self.generator)
         fill = first + (second - first) * (noise * self._uniform(0, 0.4))[..., None]
-        fill += (view.x * self._uniform(0, 25))[..., None]
-        if self._chance(0.25):
-            wave = shapes.stripes(
-                self.x[view.window], self.y[view.window], self._uniform(4, 12), self._uniform(0, math.pi)
-            )
-            fill += ((wave - 0.5) * self._uniform(15, 50))[..., None]
-        return fill
+        return fill + (view.x * self._uniform(0, 25))[..., None]
 
     def _add_grain(self) -> None:
         grain = self.generator.random((self.height, self.width, 3)) + self.generator.random(
             (self.height, self.width, 3)
         )
-        self.canvas += (grain - 1) * self._uniform(3, 18)
+        self.canvas += (grain - 1) * self._uniform(3, 14)
 
 
 @functools.cache

@@ -109,7 +109,31 @@ def fractal_noise(height: int, width: int, coarsest: float, generator: np.random
     return total / weight if weight else np.full((height, width), 0.5)
 
 
-def stripes(x: Array, y: Array, period: float, angle: float) -> Array:
-    """Values in [0, 1] that rise and fall along a direction: a triangle wave."""
-    along = (x * math.cos(angle) + y * math.sin(angle)) / period
-    return np.abs(2 * (along - np.floor(along)) - 1)
+def highlight(x: Array, y: Array, period: float) -> Array:  # noqa: ARG001
+    """A pattern in [0, 1]: bright near the upper left, dark at the rim; the period does not matter."""
+    return np.clip(1.15 - 0.85 * np.hypot(x + 0.35, y + 0.35), 0, 1)
+
+
+def rings(x: Array, y: Array, period: float) -> Array:
+    """A pattern in [0, 1]: circles around the middle."""
+    return wave(np.hypot(x, y) / period)
+
+
+def bands(x: Array, y: Array, period: float) -> Array:  # noqa: ARG001
+    """A pattern in [0, 1]: stripes across x."""
+    return wave(x / period)
+
+
+def dots(x: Array, y: Array, period: float) -> Array:
+    """A pattern in [0, 1]: light dots on a grid."""
+    return np.clip(wave(x / period) + wave(y / period) - 1, 0, 1)
+
+
+def outlined_star(x: Array, y: Array, period: float) -> Array:
+    """A pattern in [0, 1]: light within a star, dark along its edge."""
+    return np.clip(-star(x, y) / (0.35 * period), 0, 1)
+
+
+def wave(position: Array) -> Array:
+    """Values in [0, 1] with period 1, light and dark for about equally long, joined by steep slopes."""
+    return np.clip(0.5 + 2 * (np.abs(2 * (position - np.floor(position)) - 1) - 0.5), 0, 1)

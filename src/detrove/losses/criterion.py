@@ -12,17 +12,17 @@ from torch import Tensor
 
 from detrove.boxes import cxcywh_to_xyxy, iou_xyxy
 from detrove.losses.matcher import MatchCost, Matches, match, match_several
-from detrove.losses.terms import box_losses, focal_class_loss, matchability_class_loss, softmax_class_loss
+from detrove.losses.terms import box_losses, focal_class_loss, quality_class_loss, softmax_class_loss
 from detrove.structures import Predictions, Proposals, Targets
 
-CLASS_LOSSES = ("softmax", "focal", "matchability")
+CLASS_LOSSES = ("softmax", "focal", "quality")
 
 
 @dataclass(frozen=True)
 class Criterion:
     """Named, unweighted loss terms of all decoder layers, and their weighted sum.
 
-    `class_loss` is "softmax" (DETR), "focal" (the rest of the family) or "matchability" (detrove's own).
+    `class_loss` is "softmax" (DETR), "focal" (the rest of the family) or "quality" (detrove's own).
     `encoder_classes` says what a two-stage encoder's proposals are taught: "none", "objectness" (every label set to 0,
     Deformable DETR) or "true"; `cells_per_object` above 1 gives each object that many of them instead of one.
     """
@@ -92,7 +92,7 @@ class Criterion:
             return focal_class_loss(logits, quality, divisor)
         iou = iou_xyxy(cxcywh_to_xyxy(matched_boxes.detach()), cxcywh_to_xyxy(true_boxes))
         quality[index] = iou.clamp(min=1e-4).to(quality.dtype)
-        return matchability_class_loss(logits, quality, divisor)
+        return quality_class_loss(logits, quality, divisor)
 
 
 def count_boxes(targets: Sequence[Targets]) -> float:

@@ -34,15 +34,16 @@ def focal_class_loss(
     return (balance * cross_entropy * miss**gamma).sum(dim=(1, 2, 3)) / num_boxes
 
 
-def matchability_class_loss(logits: Tensor, quality: Tensor, num_boxes: float, gamma: float = 1.5) -> Tensor:
-    """Matchability-aware loss (DEIM, Huang et al. 2025, §3.3): as `focal_class_loss`, but a match's goal is its IoU.
+def quality_class_loss(logits: Tensor, quality: Tensor, num_boxes: float, gamma: float = 1.5) -> Tensor:
+    """Cross-entropy whose goal is the matched box's IoU, summed and divided by `num_boxes`: (L, B, Q, C) to (L,).
 
-    `quality` (L, B, Q, C): the matched box's IoU, raised to γ as goal, at its class; 0 elsewhere, where confidence
-    counts by p^γ.
+    `quality` (L, B, Q, C) is a match's IoU at its class, 0 elsewhere. All classes of a matched query count fully, so
+    that it learns which class it is; elsewhere a score p counts by p^γ. After varifocal loss (Zhang et al. 2021) and
+    DEIM's matchability-aware loss (Huang et al. 2025, §3.3), which give a matched query's other classes little weight.
     """
-    weight = torch.where(quality > 0, 1.0, logits.sigmoid().detach() ** gamma)
-    goal = quality**gamma
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, goal, weight, reduction="none")
+    matched = (quality > 0).any(dim=-1, keepdim=True)
+    weight = torch.where(matched, 1.0, logits.sigmoid().detach() ** gamma)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, quality, weight, reduction="none")
     return cross_entropy.sum(dim=(1, 2, 3)) / num_boxes
 
 

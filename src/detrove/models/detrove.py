@@ -9,7 +9,7 @@ Differs from DETR in:
   object many times in each step); the best cells become the queries;
 - queries start from what their cell saw; the decoder samples around 4-d references and refines them layer by layer;
   heads are shared by its layers;
-- scores are sigmoids taught to foretell the box's IoU (matchability-aware loss of DEIM, Huang et al. 2025).
+- scores are sigmoids taught to foretell the box's IoU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Config:
     """Sizes and loss weights; the defaults are `detrove-nano`."""
 
     num_classes: int = 80
-    num_queries: int = 150
+    num_queries: int = 100
     backbone: str = "mobilenetv2_100"
     backbone_frozen: bool = True
     num_levels: int = 3
@@ -214,7 +214,7 @@ def criterion(config: Config) -> Criterion:
     """One-to-one in every decoder layer, several cells to one object in the encoder."""
     return Criterion(
         cost=MatchCost("sigmoid", config.class_cost, config.box_cost, config.giou_cost),
-        class_loss="matchability",
+        class_loss="quality",
         weights={"class": config.class_weight, "box": config.box_weight, "giou": config.giou_weight},
         encoder_classes="true",
         cells_per_object=config.cells_per_object,
@@ -233,7 +233,8 @@ PRESETS = {
             clip_norm=1.0,
             batch_size=8,
             schedule="cosine",
-            warmup=100,
+            warmup=50,
+            trunk_warmup=0.18,
             epochs=60,
             scale=(0.7, 1.1),
         ),

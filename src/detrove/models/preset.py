@@ -15,10 +15,11 @@ class Recipe:
     Rates are for AdamW at `batch_size` pictures a step. `slow_parameters` are fragments of parameter names whose rate
     is multiplied by `slow_factor` (Deformable DETR: `reference_points`, `sampling_offsets`). `schedule` is "step" (×0.1
     at the fraction `drop_at` of the training) or "cosine" (to `final_rate` of the rate); the rate rises linearly over
-    the first `warmup` steps. `epochs` is the length where the user names neither epochs nor minutes. `ema_decay` of 0
-    keeps no moving average of the weights. The rest is augmentation: probabilities of a horizontal and a vertical flip
-    and of a random crop, the range of the random size relative to the preset's size, and the strength of colour jitter
-    in [0, 1].
+    the first `warmup` steps. `trunk_warmup` is the share of the training in which a trunk without weights first learns
+    to tell crops of the objects apart. `epochs` is the length where the user names neither epochs nor minutes.
+    `ema_decay` of 0 keeps no moving average of the weights. The rest is augmentation: probabilities of a horizontal and
+    a vertical flip and of a random crop, the range of the random size relative to the preset's size, and the strength
+    of colour jitter in [0, 1].
     """
 
     learning_rate: float = 1e-4
@@ -33,6 +34,7 @@ class Recipe:
     drop_at: float = 0.8
     final_rate: float = 0.0
     warmup: int = 0
+    trunk_warmup: float = 0.0
     epochs: int = 50
     ema_decay: float = 0.0
     horizontal_flip: float = 0.5

@@ -230,7 +230,7 @@ def _check_recipe(recipe: Recipe) -> None:
         _require(getattr(recipe, name) >= 0, name, getattr(recipe, name), "at least 0")
     for name in ("batch_size", "epochs"):
         _require(getattr(recipe, name) >= 1, name, getattr(recipe, name), "at least 1")
-    for name in ("drop_at", "final_rate", "horizontal_flip", "vertical_flip", "crop", "colour"):
+    for name in ("drop_at", "final_rate", "trunk_warmup", "horizontal_flip", "vertical_flip", "crop", "colour"):
         _require(0 <= getattr(recipe, name) <= 1, name, getattr(recipe, name), "from 0 to 1")
     _require(0 <= recipe.ema_decay < 1, "ema_decay", recipe.ema_decay, "from 0 to below 1")
     _require(0 < recipe.scale[0] <= recipe.scale[1], "scale", list(recipe.scale), "two numbers above 0, in order")

@@ -18,18 +18,20 @@ FUSED = frozenset({"cpu", "cuda"})
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """The trainable parameters of a detector, each in exactly one group that shares a rate and a decay.
 
-    The trunk has its own rate. Parameters whose name holds one of `recipe.slow_parameters` learn `slow_factor` times
+    The trunk has its own rate, unless it began at random (it is not `frozen`): then it learns as fast as the rest.
+    Parameters whose name holds one of `recipe.slow_parameters` learn `slow_factor` times
     slower (Deformable DETR's `reference_points` and `sampling_offsets`). Norms and biases, which have one dimension,
     are left out of weight decay where the recipe says so; DETR decays them too. Frozen parameters are in no group.
 
     Each group carries `name`, and `initial_lr`, the rate that the schedule multiplies.
     """
+    random_trunk = not getattr(getattr(model, "backbone", None), "frozen", True)
     members: dict[str, list[Tensor]] = defaultdict(list)
     options: dict[str, dict[str, float]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        group, rate = _rate(name, recipe)
+        group, rate = _rate(name, recipe, random_trunk)
         decay = recipe.weight_decay
         if parameter.ndim < 2 and not recipe.decay_norms_and_biases:
             group, decay = f"{group}, no decay", 0.0
@@ -38,9 +40,9 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     return [{"name": group, "params": members[group], **options[group]} for group in members]
 
 
-def _rate(name: str, recipe: Recipe) -> tuple[str, float]:
+def _rate(name: str, recipe: Recipe, random_trunk: bool) -> tuple[str, float]:
     if name.startswith(BACKBONE_PREFIX):
-        return "backbone", recipe.backbone_learning_rate
+        return "backbone", recipe.learning_rate if random_trunk else recipe.backbone_learning_rate
     if any(fragment in name for fragment in recipe.slow_parameters):
         return "slow", recipe.learning_rate * recipe.slow_factor
     return "rest", recipe.learning_rate

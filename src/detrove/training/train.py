@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,6 +14,7 @@ from torch import nn
 
 from detrove import checkpoints
 from detrove.data import DetectionDataset
+from detrove.data.batching import default_workers
 from detrove.errors import InputError
 from detrove.evaluation import Metrics, write_report
 from detrove.inference import Detector, load
@@ -28,7 +28,6 @@ from detrove.training.trainer import Trainer
 from detrove.training.validation import Measured, Validation
 
 RUNS = Path("runs")
-MOST_WORKERS = 4
 MAY_CHANGE = ("epochs", "minutes", "workers")  # when a run is continued
 
 
@@ -93,7 +92,7 @@ def train(
         settings = choose_splits(Path(data)) | settings
     config = TrainingConfig.from_preset(
         preset,
-        settings={"workers": _default_workers(), **settings},
+        settings={"workers": default_workers(), **settings},
         size=size,
         batch_size=batch_size,
         data=str(data),
@@ -172,11 +171,6 @@ def build_model(config: TrainingConfig, data: DetectionDataset) -> nn.Module:
     model = catalogue.create(config.model, num_classes=len(data.label_map), **options)
     checkpoints.load_weights(model, checkpoint.tensors, config.ignore_heads, source=config.weights)
     return model
-
-
-def _default_workers() -> int:
-    """Processes that load pictures: one is left to the training."""
-    return min(MOST_WORKERS, (os.cpu_count() or 1) - 1)
 
 
 def _refuse_other_options(folder: RunFolder, config: TrainingConfig) -> None:

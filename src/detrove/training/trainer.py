@@ -30,6 +30,7 @@ from detrove.training.optimizer import build_optimizer, optimizer_tensors, resto
 from detrove.training.progress import Display, Status
 from detrove.training.run_folder import RunFolder, TrainingState
 from detrove.training.schedule import rate_factor
+from detrove.training.trunk_warmup import warm_up_trunk
 from detrove.training.validation import Measured, Validation, affordable
 
 SAVING_SHARE = 0.05  # of the time since, spent on saving the state to continue from
@@ -38,12 +39,16 @@ LONGEST_UNSAVED = 600.0  # seconds, where an epoch takes longer than that
 
 @dataclass
 class Position:
-    """How far a training has come: whole `epoch`s, `step`s and `pictures`, and the best validation AP (-1: none)."""
+    """How far a training has come: whole `epoch`s, `step`s and `pictures`, and the best validation AP (-1: none).
+
+    `warmed_up` is the part of the clock's budget that went before the first step, into preparation and the trunk.
+    """
 
     epoch: int = 0
     step: int = 0
     pictures: int = 0
     best_ap: float = -1.0
+    warmed_up: float = 0.0
 
 
 @dataclass
@@ -84,7 +89,7 @@ class Trainer:
         display: Display,
     ) -> None:
         self.config, self.recipe = config, config.recipe
-        self.criterion, self.validation = criterion, validation
+        self.criterion, self.validation, self.training_data = criterion, validation, training_data
         self.folder, self.clock, self.display = folder, clock, display
         self.accelerator = Accelerator()
         model = model.to(self.accelerator.device)
@@ -115,6 +120,8 @@ class Trainer:
         validation.
         """
         with self.interruption:
+            if self.position.step == 0:
+                self._warm_up_trunk()
             while not self._finished():
                 self._train_epoch()
             if self.interruption.requested:
@@ -139,6 +146,29 @@ class Trainer:
         self.clock.used += facts.pop("used_seconds")
         self.position = Position(**facts)
         self.lines = [line for line in self.folder.read_metrics() if line["epoch"] <= self.position.epoch]
+
+    def _warm_up_trunk(self) -> None:
+        """Let a trunk without weights learn from crops first, where the recipe gives it a share of the training."""
+        share, backbone = self.recipe.trunk_warmup, self._bare_model().backbone
+        if share and not backbone.frozen and self.config.weights is None:
+            self.display.message("the trunk has no weights: it first learns to tell crops of the objects apart")
+            steps = share * (self.config.epochs or 0) * len(self.loader)
+
+            def fraction(step: int) -> float:
+                self.clock.prepared()
+                if self.interruption.requested:
+                    return 1.0
+                return step / steps if self.config.epochs else self.clock.fraction / share
+
+            def told(done: float, accuracy: float) -> None:
+                left = None if self.clock.budget is None else self.clock.budget - self.clock.used
+                self.display.step(Status(0, done * share, left, {"crops told apart": accuracy}, None))
+
+            data, preprocessing = self.training_data, self.config.preprocessing
+            warm_up_trunk(backbone, data, preprocessing, self.config.seed, fraction, told)
+            if self.average is not None:
+                self.average.update(self._bare_model(), step=0)
+        self.position.warmed_up = self.clock.fraction
 
     def _train_epoch(self) -> None:
         """One pass over the training pictures, as far as the budget allows."""
@@ -259,7 +289,8 @@ class Trainer:
     def _fraction(self, index: int) -> float:
         """The part of the training that is done after `index` steps of the present epoch."""
         if self.config.epochs is None:
-            return self.clock.fraction
+            start = min(self.position.warmed_up, 0.99)
+            return max(0.0, (self.clock.fraction - start) / (1 - start))
         return min(1.0, (self.position.epoch + index / len(self.loader)) / self.config.epochs)
 
     def _status(self, fraction: float, losses: dict[str, float]) -> Status:

@@ -9,7 +9,7 @@ from detrove.boxes import cxcywh_to_xyxy, iou_xyxy
 from detrove.losses import Criterion, MatchCost
 from detrove.losses.criterion import count_boxes, share_count
 from detrove.losses.matcher import match, match_several
-from detrove.losses.terms import box_losses, focal_class_loss, matchability_class_loss, softmax_class_loss
+from detrove.losses.terms import box_losses, focal_class_loss, quality_class_loss, softmax_class_loss
 from detrove.structures import Predictions, Proposals, Targets
 
 WEIGHTS = {"class": 2.0, "box": 5.0, "giou": 3.0}
@@ -41,7 +41,7 @@ def scene(counts, num_logits, encoder=False):
     return Predictions(logits, boxes, proposals), targets
 
 
-@pytest.mark.parametrize("class_loss", ["softmax", "focal", "matchability"])
+@pytest.mark.parametrize("class_loss", ["softmax", "focal", "quality"])
 def test_every_layer_is_compared_with_its_own_match(class_loss):
     predictions, targets = scene((3, 0, 2), CLASSES + (class_loss == "softmax"))
     subject = criterion(class_loss)
@@ -64,7 +64,7 @@ def test_every_layer_is_compared_with_its_own_match(class_loss):
         expected = {
             "softmax": lambda c=classes, x=logits: softmax_class_loss(x, c, 0.1),
             "focal": lambda q=quality, x=logits: focal_class_loss(x, q, 5.0),
-            "matchability": lambda q=quality, x=logits: matchability_class_loss(x, q, 5.0),
+            "quality": lambda q=quality, x=logits: quality_class_loss(x, q, 5.0),
         }[class_loss]()
         torch.testing.assert_close(losses["class"][layer], expected[0])
         torch.testing.assert_close(losses["box"][layer], box[0])
@@ -73,7 +73,7 @@ def test_every_layer_is_compared_with_its_own_match(class_loss):
 
 def test_quality_of_a_match_sends_no_gradient_into_its_box():
     predictions, targets = scene((3,), CLASSES)
-    criterion("matchability")(predictions, targets)["class"].sum().backward()
+    criterion("quality")(predictions, targets)["class"].sum().backward()
     assert predictions.boxes.grad is None
 
 
@@ -122,7 +122,7 @@ def test_several_cells_to_one_object_divide_by_the_cells():
     torch.testing.assert_close(losses["encoder_giou"], giou)
 
 
-@pytest.mark.parametrize("class_loss", ["softmax", "focal", "matchability"])
+@pytest.mark.parametrize("class_loss", ["softmax", "focal", "quality"])
 @pytest.mark.parametrize("cells_per_object", [1, 4])
 def test_pictures_without_objects(class_loss, cells_per_object):
     predictions, targets = scene((0, 0), CLASSES + (class_loss == "softmax"), encoder=True)

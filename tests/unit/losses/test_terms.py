@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
-from detrove.losses.terms import box_losses, focal_class_loss, matchability_class_loss, softmax_class_loss
+from detrove.losses.terms import box_losses, focal_class_loss, quality_class_loss, softmax_class_loss
 
 LAYERS, PICTURES, QUERIES, CLASSES = 3, 2, 5, 4
 
@@ -39,21 +39,21 @@ def test_focal_is_torchvisions_summed_and_divided(logits):
     torch.testing.assert_close(focal_class_loss(logits, goal, 7), torch.stack(expected))
 
 
-def test_matchability_as_by_loops(logits):
+def test_quality_as_by_loops(logits):
     quality = torch.zeros_like(logits)
     quality[0, 0, 1, 2], quality[1, 1, 3, 0], quality[2, 0, 0, 3] = 0.8, 0.3, 1e-4
     expected = []
     for layer in range(LAYERS):
         total = 0.0
-        for logit, q in zip(logits[layer].flatten().tolist(), quality[layer].flatten().tolist(), strict=True):
-            p = 1 / (1 + math.exp(-logit))
-            if q > 0:
-                goal = q**1.5
-                total -= goal * math.log(p) + (1 - goal) * math.log(1 - p)
-            else:
-                total -= p**1.5 * math.log(1 - p)
+        for query, goals in zip(
+            logits[layer].flatten(0, 1).tolist(), quality[layer].flatten(0, 1).tolist(), strict=True
+        ):
+            for logit, goal in zip(query, goals, strict=True):
+                p = 1 / (1 + math.exp(-logit))
+                weight = 1.0 if max(goals) > 0 else p**1.5
+                total -= weight * (goal * math.log(p) + (1 - goal) * math.log(1 - p))
         expected.append(total / 4)
-    torch.testing.assert_close(matchability_class_loss(logits, quality, 4), torch.tensor(expected))
+    torch.testing.assert_close(quality_class_loss(logits, quality, 4), torch.tensor(expected))
 
 
 def test_boxes_are_torchvisions_giou_and_l1():
