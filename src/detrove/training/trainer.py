@@ -149,7 +149,8 @@ class Trainer:
 
     def _warm_up_trunk(self) -> None:
         """Let a trunk without weights learn from crops first, where the recipe gives it a share of the training."""
-        share, backbone = self.recipe.trunk_warmup, self._bare_model().backbone
+        model: Any = self._bare_model()
+        share, backbone = self.recipe.trunk_warmup, model.backbone
         if share and not backbone.frozen and self.config.weights is None:
             self.display.message("the trunk has no weights: it first learns to tell crops of the objects apart")
             steps = share * (self.config.epochs or 0) * len(self.loader)
