@@ -11,7 +11,7 @@ from detrove.cli.predict import predict, refuse_taken
 from detrove.cli.progress import told
 
 MODEL = "detrove-nano"
-SIZE, BATCH_SIZE = 160, 4
+SIZE, BATCH_SIZE = 160, 8
 SETTINGS = {
     "model.backbone": "mobilenetv4_conv_small",
     "model.num_queries": 60,
