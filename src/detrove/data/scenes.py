@@ -56,7 +56,7 @@ DISTRACTORS: tuple[Shape, ...] = (
     shapes.angle_iron,
     shapes.crescent,
 )
-SIZES = {"train": 1000, "val": 150, "test": 150}
+SIZES = {"train": 2000, "val": 150, "test": 150}
 
 SMALLEST, LARGEST = 14.0, 96.0
 LEAST_VISIBLE, LEAST_IN_PICTURE = 0.5, 0.6
@@ -85,7 +85,7 @@ def make_scenes(
 ) -> Path:
     """Write the data set to `folder` and return it; one that is already there, complete and of this version, is kept.
 
-    `sizes` is split -> number of pictures (train 1000, val 150, test 150); `progress` is called with the number of
+    `sizes` is split -> number of pictures (train 2000, val 150, test 150); `progress` is called with the number of
     pictures made and of all. Raises `InputError` where `folder` holds anything else.
     """
     folder, sizes = Path(folder), sizes or SIZES

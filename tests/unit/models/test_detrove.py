@@ -18,7 +18,9 @@ def test_distinct_cells_come_first_and_repeats_last() -> None:
         best_first = scores[picture].argsort(descending=True)[:30].tolist()
         overlaps = box_iou(*[box_convert(boxes[picture], "cxcywh", "xyxy")] * 2)
         distinct = [
-            cell for place, cell in enumerate(best_first) if all(overlaps[cell, better] <= 0.65 for better in best_first[:place])
+            cell
+            for place, cell in enumerate(best_first)
+            if all(overlaps[cell, better] <= 0.65 for better in best_first[:place])
         ]
         assert 1 < len(distinct) < 10
         assert chosen[picture, : len(distinct)].tolist() == distinct
