@@ -25,8 +25,9 @@ def sheet(run: str, output: str, *pictures: str) -> None:
     detector = detrove.load(run)
     drawn = []
     for path in pictures:
-        picture = draw_detections(read_picture(path), detector.predict(path), longer=640)
-        drawn.append(picture.resize((round(picture.width * HEIGHT / picture.height), HEIGHT), Image.Resampling.LANCZOS))
+        picture = read_picture(path)
+        longer = round(max(picture.size) * HEIGHT / picture.height)
+        drawn.append(draw_detections(picture, detector.predict(path), longer=longer))
     rows = [drawn[start : start + COLUMNS] for start in range(0, len(drawn), COLUMNS)]
     widths = [sum(picture.width + GAP for picture in row) - GAP for row in rows]
     page = Image.new("RGB", (max(widths), len(rows) * (HEIGHT + GAP) - GAP), "white")

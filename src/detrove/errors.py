@@ -18,7 +18,7 @@ class InputError(ValueError):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A phrase that offers the choices closest to `name`, for an error message.
 
-    >>> nearest("detrove-nan", ["detrove-nano", "detr-r50"])
+    >>> nearest("detrove-nan", ["detrove-nano", "conditional-r50"])
     'did you mean detrove-nano?'
     >>> nearest("x", ["detr-r50", "detr-nano"])
     'choose from detr-r50, detr-nano'
