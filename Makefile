@@ -7,7 +7,7 @@ JOBS ?= 2
 .PHONY: demo test test-quick check format clean
 
 demo: $(VENV)/.core
-	$(BIN)/detrove demo --output demo
+	$(BIN)/detrove demo
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
@@ -37,4 +37,4 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	touch $@ $(VENV)/.core
 
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
