@@ -55,7 +55,7 @@ def curves(run: str, output: str) -> None:
             color=colour,
             label=name.upper(),
         )
-    right.set(xlabel="minutes", ylim=(0, 1), title="average precision on unseen pictures")
+    right.set(xlabel="minutes", ylim=(0, 1), title="average precision on validation pictures")
     right.legend(frameon=False, loc="lower right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
