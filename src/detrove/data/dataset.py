@@ -8,7 +8,9 @@ those of pycocotools on the file itself; for the other formats, which have no su
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,12 @@ class DetectionDataset:
         """The picture and its targets; `InputError` where the picture cannot be read or has not its annotated size."""
         record = self.records[index]
         return Sample(read_as_annotated(record), targets_of(record))
+
+    def subset(self, indices: Sequence[int]) -> DetectionDataset:
+        """The data set of these pictures alone, in this order, with the same label map."""
+        pictures = [self._annotations.pictures[index] for index in indices]
+        annotations = dataclasses.replace(self._annotations, pictures=pictures, warnings=[])
+        return DetectionDataset(self.path, self.split, self.format, annotations)
 
     def describe(self) -> str:
         """One line: where, what, how much."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +41,4 @@ def hold_out(data: DetectionDataset, fraction: float, seed: int) -> tuple[Detect
         raise InputError(f"{data.path}: one picture cannot be both trained on and held out; add pictures")
     order = np.random.default_rng(seed).permutation(len(data))
     num_held_out = min(max(1, round(fraction * len(data))), len(data) - 1)
-    return _subset(data, sorted(order[num_held_out:])), _subset(data, sorted(order[:num_held_out]))
-
-
-def _subset(data: DetectionDataset, indices: Sequence[int]) -> DetectionDataset:
-    annotations = data._annotations
-    pictures = [annotations.pictures[index] for index in indices]
-    return DetectionDataset(
-        data.path, data.split, data.format, dataclasses.replace(annotations, pictures=pictures, warnings=[])
-    )
+    return data.subset(sorted(order[num_held_out:])), data.subset(sorted(order[:num_held_out]))
