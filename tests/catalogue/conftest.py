@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrove.models import catalogue, deformable, detr, detrove
+from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr, detrove, stacked
 from detrove.structures import ImageBatch, Targets
 
 TOY = {
@@ -22,6 +22,13 @@ TOY = {
     "num_encoder_layers": 2,
     "num_decoder_layers": 2,
 }
+STACKS = {
+    **{key: value for key, value in TOY.items() if not key.startswith(("num_heads", "num_encoder", "num_decoder"))},
+    "num_encoder_layers": (1, 1),
+    "num_encoder_heads": (4, 1),
+    "num_decoder_layers": (1, 1),
+    "num_decoder_heads": (4, 4),
+}
 FORMS = {
     "detr": replace(detr.Config(), **TOY),
     "detr-dc5": replace(detr.Config(), **TOY, dilation=True),
@@ -29,6 +36,14 @@ FORMS = {
     "deformable": replace(deformable.Config(), **TOY),
     "deformable-refine": replace(deformable.Config(), **TOY, refine=True),
     "deformable-two-stage": replace(deformable.Config(), **TOY, refine=True, two_stage=True),
+    "conditional": replace(conditional.Config(), **TOY),
+    "dab": replace(dab.Config(), **TOY),
+    "dab-two-coordinates": replace(dab.Config(), **TOY, num_coordinates=2, modulate=False),
+    "dab-patterns": replace(dab.Config(), **TOY, num_patterns=2, random_xy=True),
+    "dab-deformable": replace(dab_deformable.Config(), **TOY),
+    "dab-deformable-patterns": replace(dab_deformable.Config(), **TOY, num_patterns=2, random_xy=True),
+    "stacked": replace(stacked.Config(), **STACKS),
+    "stacked-otherwise": replace(stacked.Config(), **STACKS | {"strides": (16, 32)}, share_heads=False, content="zero"),
     "detrove": replace(detrove.Config(), **TOY),
 }
 

@@ -13,12 +13,19 @@ from detrove.structures import ImageBatch, Predictions, Targets
 NO_OBJECTS = Targets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
 
 
+def num_layers(config):
+    """Decoder layers of all stacks."""
+    layers = config.num_decoder_layers
+    return layers if isinstance(layers, int) else sum(layers)
+
+
 def test_predictions_have_the_shapes_they_say(config, model, images):
     predictions = model.eval()(images)
     assert isinstance(predictions, Predictions)
     slots = config.num_classes + (config.scores == "softmax")
-    assert predictions.logits.shape == (config.num_decoder_layers, 3, config.num_queries, slots)
-    assert predictions.boxes.shape == (config.num_decoder_layers, 3, config.num_queries, 4)
+    num_queries = config.num_queries * max(getattr(config, "num_patterns", 0), 1)
+    assert predictions.logits.shape == (num_layers(config), 3, num_queries, slots)
+    assert predictions.boxes.shape == (num_layers(config), 3, num_queries, 4)
     assert predictions.logits.isfinite().all()
     assert predictions.boxes.min() >= 0
     assert predictions.boxes.max() <= 1
@@ -32,7 +39,7 @@ def test_every_parameter_learns(model, images, targets):
     criterion = catalogue.criterion_for(model)
     losses = criterion(model.train()(images), targets)
     for name, values in losses.items():
-        assert values.shape == (1 if name.startswith("encoder_") else model.config.num_decoder_layers,)
+        assert values.shape == (1 if name.startswith("encoder_") else num_layers(model.config),)
         assert values.isfinite().all()
     total = criterion.total(losses)
     assert total.shape == ()

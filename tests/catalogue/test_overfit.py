@@ -21,7 +21,7 @@ from detrove.data.transforms import evaluation_sample
 from detrove.evaluation import coco_metrics
 from detrove.inference.postprocess import postprocess
 from detrove.losses import match
-from detrove.models import catalogue, deformable, detr, detrove
+from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr, detrove, stacked
 from detrove.nn.backbone import Backbone, Level
 from detrove.structures import ImageBatch, LabelMap, Preprocessing, Targets
 
@@ -39,11 +39,22 @@ TOY = {
     "num_decoder_layers": 2,
     "dropout": 0.0,
 }
+STACKS = {
+    **{key: value for key, value in TOY.items() if not key.startswith(("num_heads", "num_encoder", "num_decoder"))},
+    "num_encoder_layers": (1, 1),
+    "num_encoder_heads": (4, 1),
+    "num_decoder_layers": (1, 1),
+    "num_decoder_heads": (4, 4),
+}
 FORMS = {
     "detr": replace(detr.Config(), **TOY),
     "deformable": replace(deformable.Config(), **TOY),
     "deformable-refine": replace(deformable.Config(), **TOY, refine=True),
     "deformable-two-stage": replace(deformable.Config(), **TOY, refine=True, two_stage=True),
+    "conditional": replace(conditional.Config(), **TOY),
+    "dab": replace(dab.Config(), **TOY),
+    "dab-deformable": replace(dab_deformable.Config(), **TOY),
+    "stacked": replace(stacked.Config(), **STACKS),
     "detrove": replace(detrove.Config(), **TOY),
 }
 MAX_STEPS, CHECK_EVERY, LEARNING_RATE = 600, 25, 1e-3

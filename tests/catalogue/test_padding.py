@@ -5,6 +5,9 @@ zeros of the batch where a lone picture ends, and after a norm with a bias those
 cells differ a little between a picture alone and in a padded batch, in every DETR. Group norms count padding too.
 What comes after (masks, positions, valid ratios, references, attention) is held to be exact: the levels are given
 here, with noise in the padding.
+
+One detector answers differently beside padding, officially and therefore here: DAB-Deformable-DETR computes a query's
+position from its anchor **in the padded picture**. There, that one embedding is taken away and all else held.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from detrove.models.dab_deformable import DABDeformableDETR
 from detrove.nn.backbone import Level, resize_mask
 from detrove.structures import ImageBatch
 
@@ -46,11 +50,23 @@ class Unchanged(nn.Module):
         return levels
 
 
+class Nowhere(nn.Module):
+    """Stands for the embedding of a query's position: the same for all."""
+
+    def forward(self, sines):
+        return torch.zeros_like(sines[..., : sines.shape[-1] // 2])
+
+
 def with_given_levels(model, pictures):
+    if isinstance(model, DABDeformableDETR):
+        model.position_head = Nowhere()
     if hasattr(model, "levels"):
         strides = [8, 16, 32, 64][: model.config.num_levels]
         model.backbone = GivenLevels([model.config.dim] * len(strides), strides, pictures)
         model.levels = Unchanged()
+    elif hasattr(model, "stacks"):
+        strides = list(model.config.strides)
+        model.backbone = GivenLevels([{16: 256, 32: 512}[stride] for stride in strides], strides, pictures)
     else:
         stride = 16 if model.config.dilation else 32
         model.backbone = GivenLevels([512], [stride], pictures)

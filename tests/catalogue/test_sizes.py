@@ -17,6 +17,10 @@ LAYOUTS = {
     "deformable-r50": "deformable",
     "deformable-refine-r50": "deformable-refine",
     "deformable-two-stage-r50": "deformable-two-stage",
+    "conditional-r50": "conditional",
+    "dab-r50": "dab",
+    "dab-deformable-r50": "dab-deformable",
+    "stacked-r50": "sdetr",
 }
 BUFFERS = re.compile(r"backbone\.0\.body\..*(bn\d|downsample\.1)\.")
 SECOND_NAMES = re.compile(r"transformer\.decoder\.(class|bbox)_embed\.")
@@ -44,6 +48,10 @@ def test_published_presets_have_their_checkpoints_parameters(shared, name, layou
 
 def test_trainable_parameters_of_detr_are_those_its_training_log_prints():
     assert count_parameters("detr-r50", trainable_only=True) == 41_302_368
+
+
+def test_trainable_parameters_of_stacked_detr_are_the_published_ones():
+    assert count_parameters("stacked-r50", trainable_only=True) == 41_590_880
 
 
 @pytest.mark.parametrize("name", [name for name in catalogue.preset_names() if name.endswith("-nano")])

@@ -12,11 +12,19 @@ from torch import nn
 
 from detrove.errors import InputError, nearest
 from detrove.losses import Criterion
-from detrove.models import deformable, detr, detrove
+from detrove.models import conditional, dab, dab_deformable, deformable, detr, detrove, stacked
 from detrove.models.preset import Preset
 from detrove.nn.backbone import PRETRAINED, Backbone, download_body, load_body
 
-DETECTORS: dict[str, ModuleType] = {"detrove": detrove, "detr": detr, "deformable": deformable}
+DETECTORS: dict[str, ModuleType] = {
+    "detrove": detrove,
+    "detr": detr,
+    "deformable": deformable,
+    "conditional": conditional,
+    "dab": dab,
+    "dab_deformable": dab_deformable,
+    "stacked": stacked,
+}
 """The family by the name of its file, in the order in which a table shows it."""
 
 PRESETS: dict[str, Preset] = {name: preset for file in DETECTORS.values() for name, preset in file.PRESETS.items()}

@@ -14,7 +14,6 @@ Differs from DETR in:
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,9 +26,10 @@ from detrove.models.preset import Preset, Recipe
 from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone, LevelProjection
 from detrove.nn.deformable_attention import DeformableAttention
+from detrove.nn.heads import heads_of_layers
 from detrove.nn.positions import sine_encoding, sine_of_coordinates
 from detrove.nn.references import cell_centres, initial_proposals, move, valid_ratios
-from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer, xavier_uniform_matrices
+from detrove.nn.transformer import DecoderLayer, EncoderLayer, xavier_uniform_matrices
 from detrove.structures import ImageBatch, Predictions, Preprocessing, Proposals, Targets
 
 
@@ -117,7 +117,9 @@ class DeformableDETR(nn.Module):
             self.queries = nn.Parameter(torch.randn(num_queries, 2 * dim))  # position half, content half
             self.reference_points = nn.Linear(dim, 2)
         num_heads = len(decoder) + (proposals is not None)
-        self.class_heads, self.box_heads = build_heads(dim, num_classes, num_heads, refine, proposals is not None)
+        self.class_heads, self.box_heads = heads_of_layers(
+            dim, num_classes, num_heads, apart=refine, small_boxes=proposals is None
+        )
         self.temperature, self.refine = temperature, refine
         self._initialise()
 
@@ -181,28 +183,6 @@ class DeformableDETR(nn.Module):
             for index, mask in enumerate(masks)
         ]
         return torch.cat(encodings, dim=1)
-
-
-def build_heads(
-    dim: int, num_classes: int, num_heads: int, refine: bool, two_stage: bool
-) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """Class and box heads of every decoder layer (and last the encoder's): clones with `refine`, else one shared.
-
-    Scores start at 0.01; boxes start at their reference, small (−2 before the sigmoid) unless proposals give the size.
-    """
-    class_head = nn.Linear(dim, num_classes)
-    nn.init.constant_(class_head.bias, -math.log(99))
-    box_head = MLP(dim, dim, 4, num_layers=3)
-    nn.init.zeros_(box_head.last.weight)
-    nn.init.zeros_(box_head.last.bias)
-    if refine:
-        class_heads = [copy.deepcopy(class_head) for _ in range(num_heads)]
-        box_heads = [copy.deepcopy(box_head) for _ in range(num_heads)]
-    else:
-        class_heads, box_heads = [class_head] * num_heads, [box_head] * num_heads
-    if not two_stage:
-        nn.init.constant_(box_heads[0].last.bias[2:], -2.0)
-    return nn.ModuleList(class_heads), nn.ModuleList(box_heads)
 
 
 def build(config: Config) -> DeformableDETR:

@@ -163,6 +163,11 @@ PRESETS = {
         recipe=Recipe(epochs=500, drop_at=0.8),
         published=f"AP 43.5 at 500 epochs ({_DETR})",
     ),
+    "detr-r101-dc5": Preset(
+        replace(_R50, backbone="resnet101", dilation=True),
+        recipe=Recipe(epochs=500, drop_at=0.8),
+        published=f"AP 44.9 at 500 epochs ({_DETR})",
+    ),
     "detr-nano": Preset(
         _NANO, Preprocessing(longer=320), Recipe(learning_rate=4e-4, backbone_learning_rate=4e-5, epochs=300)
     ),

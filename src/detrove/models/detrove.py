@@ -28,6 +28,7 @@ from detrove.models.preset import Preset, Recipe
 from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone, Level, LevelProjection
 from detrove.nn.deformable_attention import DeformableAttention
+from detrove.nn.heads import reference_box_head, sigmoid_class_head
 from detrove.nn.positions import sine_encoding, sine_of_coordinates
 from detrove.nn.references import initial_proposals, move, valid_ratios
 from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer
@@ -134,21 +135,14 @@ class Detrove(nn.Module):
         self.encoder = nn.ModuleList(encoder)
         self.pyramid = pyramid
         self.token_norm = nn.LayerNorm(dim)
-        self.encoder_class_head = nn.Linear(dim, num_classes)
-        self.encoder_box_head = MLP(dim, dim, 4, num_layers=2)
+        self.encoder_class_head = sigmoid_class_head(dim, num_classes)
+        self.encoder_box_head = reference_box_head(dim, num_layers=2)
         self.position_head = MLP(2 * dim, dim, dim, num_layers=2)
         self.decoder = nn.ModuleList(decoder)
         self.decoder_norm = nn.LayerNorm(dim)
-        self.class_head = nn.Linear(dim, num_classes)
-        self.box_head = MLP(dim, dim, 4, num_layers=2)
+        self.class_head = sigmoid_class_head(dim, num_classes)
+        self.box_head = reference_box_head(dim, num_layers=2)
         self.num_queries, self.temperature = num_queries, temperature
-        for class_head, box_head in (
-            (self.encoder_class_head, self.encoder_box_head),
-            (self.class_head, self.box_head),
-        ):
-            nn.init.constant_(class_head.bias, -math.log(99))
-            nn.init.zeros_(box_head.last.weight)
-            nn.init.zeros_(box_head.last.bias)
 
     def forward(self, images: ImageBatch, targets: Sequence[Targets] | None = None) -> Predictions:  # noqa: ARG002
         """A batch of pictures to classes and boxes of every decoder layer; `targets` are not used."""

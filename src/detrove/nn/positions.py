@@ -19,6 +19,16 @@ def sine_of_coordinates(coordinates: Tensor, dim: int, temperature: float = 1000
     return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-3)
 
 
+def sine_of_anchors(anchors: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
+    """Anchors (..., 2 or 4), x y (w h) in [0, 1], to their sines (..., 2 or 4 · dim) in the order y, x (, w, h).
+
+    y comes first as in the encoding of pixels, so that the first two meet it. Official file: DAB-DETR
+    `models/DAB_DETR/transformer.py`.
+    """
+    ordered = torch.cat((anchors[..., :2].flip(-1), anchors[..., 2:]), dim=-1)
+    return sine_of_coordinates(ordered * 2 * math.pi, dim, temperature)
+
+
 def sine_encoding(
     padding_mask: Tensor,
     dim: int,

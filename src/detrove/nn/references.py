@@ -43,9 +43,12 @@ def initial_proposals(masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, 
     return unactivated, valid[..., None]
 
 
-def move(reference: Tensor, delta: Tensor) -> Tensor:
-    """A box (…, 4) from what a head says about a reference: a point (…, 2) shifts the centre only, a box all of it."""
-    unactivated = inverse_sigmoid(reference)
+def move(reference: Tensor, delta: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """A box (…, 4) from what a head says about a reference: a point (…, 2) shifts the centre only, a box all of it.
+
+    `epsilon` is the inverse sigmoid's (`boxes.inverse_sigmoid`).
+    """
+    unactivated = inverse_sigmoid(reference, epsilon)
     if reference.shape[-1] == 2:
         return torch.cat((delta[..., :2] + unactivated, delta[..., 2:]), dim=-1).sigmoid()
     return (delta + unactivated).sigmoid()

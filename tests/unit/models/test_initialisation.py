@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrove.models import catalogue, deformable, detr, detrove
+from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr, detrove, stacked
 from detrove.nn.deformable_attention import DeformableAttention
 
 SMALL = {"backbone": "resnet18", "dim": 64, "feedforward_dim": 96, "num_classes": 5}
@@ -22,6 +22,35 @@ def test_detr_matrices_are_xavier():
             limit = (6 / sum(parameter.shape)) ** 0.5  # the joint in-projection counts as one matrix
             assert 0.9 * limit < parameter.abs().max() <= limit, name
     assert model.query_positions.std().item() == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("file", [conditional, dab, stacked])
+def test_dense_transformers_are_xavier(file):
+    model = file.build(replace(file.Config(), **SMALL))
+    outside = ("backbone", "class_head", "box_head", "query_positions", "input_projection", "anchors")
+    matrices = [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.dim() > 1 and not any(part in name for part in outside)
+    ]
+    assert len(matrices) >= 60
+    for name, parameter in matrices:
+        limit = (6 / sum(parameter.shape)) ** 0.5
+        assert 0.85 * limit < parameter.abs().max() <= limit, name
+
+
+@pytest.mark.parametrize("file", [conditional, dab])
+def test_heads_of_points_and_anchors(file):
+    model = file.build(replace(file.Config(), **SMALL))
+    torch.testing.assert_close(model.class_head.bias.sigmoid(), torch.full((5,), 0.01))
+    assert not model.box_head.last.weight.any()
+    assert not model.box_head.last.bias.any()
+
+
+def test_dab_deformable_heads():
+    model = dab_deformable.build(replace(dab_deformable.Config(), **SMALL))
+    assert len({id(head) for head in model.class_heads}) == len({id(head) for head in model.box_heads}) == 6
+    assert [head.last.bias.tolist() for head in model.box_heads] == [[0, 0, -2, -2], *[[0, 0, 0, 0]] * 5]
 
 
 @pytest.mark.parametrize("two_stage", [False, True])
@@ -39,7 +68,7 @@ def test_deformable_heads(refine, two_stage):
         assert box_head.last.bias.tolist() == [0.0, 0.0, *([-2.0, -2.0] if small else [0.0, 0.0])]
 
 
-@pytest.mark.parametrize("file", [deformable, detrove])
+@pytest.mark.parametrize("file", [deformable, dab_deformable, detrove])
 def test_sampling_starts_on_the_ring_after_everything_else(file):
     model = file.build(replace(file.Config(), **SMALL))
     blocks = [module for module in model.modules() if isinstance(module, DeformableAttention)]

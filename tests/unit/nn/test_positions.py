@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from detrove.nn.positions import sine_encoding, sine_of_coordinates
+from detrove.nn.positions import sine_encoding, sine_of_anchors, sine_of_coordinates
 from detrove.structures import ImageBatch
 
 
@@ -39,6 +39,14 @@ def test_coordinates_one_after_the_other():
     coordinates = torch.tensor([[0.1, 2.0, 3.0, 6.0]], dtype=torch.float64)
     expected = [value for angle in coordinates[0].tolist() for value in plain_sines(angle, 8, 10000.0)]
     torch.testing.assert_close(sine_of_coordinates(coordinates, 8)[0], torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("anchor", [[0.1, 0.7], [0.1, 0.7, 0.2, 0.4]])
+def test_anchors_y_first(anchor):
+    order = [1, 0, 2, 3][: len(anchor)]
+    expected = [value for index in order for value in plain_sines(anchor[index] * 2 * math.pi, 8, 20.0)]
+    given = sine_of_anchors(torch.tensor(anchor, dtype=torch.float64), 8, 20.0)
+    torch.testing.assert_close(given, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_padding_does_not_change_the_picture():

@@ -88,3 +88,10 @@ def test_a_point_moves_the_centre_only_and_a_box_all_of_it():
     torch.testing.assert_close(move(point, delta)[:2], torch.tensor(expected[:2]))
     torch.testing.assert_close(move(point, delta)[2:], delta[2:].sigmoid())
     torch.testing.assert_close(move(box, torch.zeros(4)), box)
+
+
+def test_epsilon_holds_a_reference_at_the_border():
+    border = torch.tensor([0.0, 1.0, 0.5, 0.5])
+    for epsilon in (1e-5, 1e-3):
+        expected = torch.tensor([epsilon / (1 + epsilon), 1 / (1 + epsilon), 0.5, 0.5])
+        torch.testing.assert_close(move(border, torch.zeros(4), epsilon), expected)
