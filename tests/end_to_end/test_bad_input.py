@@ -224,26 +224,51 @@ def test_an_output_that_exists_is_not_touched(
     assert snapshot(output) == before
 
 
-def test_weights_of_another_model(refused: Callable[..., str], weights: Path, data: Path, tmp_path: Path) -> None:
+def test_weights_of_another_detector(refused: Callable[..., str], weights: Path, data: Path, tmp_path: Path) -> None:
     line = refused(
         *("train", data, "--output", tmp_path / "run", *toy_training()),
         *("--model", "deformable-nano", "--weights", weights),
     )
-    assert str(weights) in line
-    assert "keys of the model are missing in the weights (level_embedding, " in line
-    assert "keys of the weights are unknown to the model (" in line
+    assert f"{weights}: holds a detector of the kind detr (detr-nano)" in line
+    assert "deformable-nano is of the kind deformable" in line
+    assert "leave out --model" in line
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_of_other_classes(refused: Callable[..., str], weights: Path, data: Path, tmp_path: Path) -> None:
-    for split, num_pictures in (("train", 4), ("val", 2)):
-        categories = [{"id": i, "name": name} for i, name in enumerate(["cell", "debris", "dust"], start=1)]
-        write_annotations(data, split, annotations(num_pictures, categories=categories))
+def test_weights_of_another_size(refused: Callable[..., str], weights: Path, data: Path, tmp_path: Path) -> None:
     line = refused(
         *("train", data, "--output", tmp_path / "run", *toy_training()),
-        *("--model", "detr-nano", "--weights", weights),
+        *("--weights", weights, "--set", "model.norm_first=true", "--set", "model.num_encoder_layers=0"),
     )
-    assert "class_head.weight (3, 64) for (4, 64)" in line
+    assert str(weights) in line
+    assert "keys of the model are missing in the weights (encoder_norm.weight, " in line
+    assert "keys of the weights are unknown to the model (encoder.0." in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_other_classes(
+    refused: Callable[..., str], command: Callable[..., Answer], weights: Path, data: Path, tmp_path: Path
+) -> None:
+    for split, num_pictures in (("train", 4), ("val", 2)):
+        categories = [{"id": i, "name": name} for i, name in enumerate(["crystal", "fibre", "dust"], start=1)]
+        write_annotations(data, split, annotations(num_pictures, categories=categories))
+    arguments = ("train", data, "--output", tmp_path / "run", *toy_training(), "--weights", weights)
+    line = refused(*arguments)
+    assert (
+        f"{weights}: its classes (cell, debris) and the classes to learn (crystal, fibre, dust) share no name" in line
+    )
+    assert "--ignore-heads" in line
+    assert not (tmp_path / "run").exists()
+    answer = command(*arguments, "--ignore-heads")
+    assert answer.status == 0
+    assert f"class heads of {weights} left out: every class starts anew" in answer.err
+
+
+def test_weights_that_name_no_classes(refused: Callable[..., str], data: Path, tmp_path: Path) -> None:
+    model = catalogue.create("detr-nano", num_classes=2, backbone="test_resnet", **SIZES)
+    unnamed = save(model, tmp_path / "unnamed.safetensors")
+    line = refused("train", data, *toy_training(), "--model", "detr-nano", "--weights", unnamed)
+    assert f"{unnamed}: its classes (0, 1) and the classes to learn (cell, debris) share no name" in line
     assert "--ignore-heads" in line
 
 

@@ -16,7 +16,7 @@ def train(
     data: Path | None = None,
     /,
     *,
-    model: str = "detrove-nano",
+    model: str | None = None,
     output: Path | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
@@ -43,7 +43,7 @@ def train(
         The data set: a folder in COCO, VOC or YOLO format (found by looking). It is validated on its split val; where
         there is none, on 15% of the training pictures, which are held out.
     model
-        A detector of the catalogue: see detrove models.
+        A detector of the catalogue: see detrove models. Default: what --weights hold, else detrove-nano.
     output
         The run folder, which must not exist yet. Default: runs/DATA-MODEL, numbered.
     epochs
@@ -58,9 +58,10 @@ def train(
         Weights of the trunk: a .safetensors file in timm's names, "pretrained" for timm's own download (random where
         offline), or "none".
     weights
-        Start from a checkpoint or a best.safetensors of detrove.
+        Start from a trained detector: a best.safetensors or another checkpoint. Its classes that the data set also has,
+        by name, are kept; the others start anew.
     ignore_heads
-        Leave out the class heads of --weights, for other classes.
+        Start all classes anew, whatever --weights know of them.
     seed
         The same seed and --epochs give the same training again.
     resume

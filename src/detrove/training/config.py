@@ -101,7 +101,7 @@ class TrainingConfig:
             **{**values, **run},
             recipe=Recipe(**recipe),
             preprocessing=Preprocessing(**preprocessing),
-            model_config=model_config,
+            model_config=_plain(model_config),
         )
 
     def to_yaml(self) -> str:

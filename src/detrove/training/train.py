@@ -13,20 +13,24 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from detrove import checkpoints
+from detrove.checkpoints.native import Checkpoint
+from detrove.checkpoints.weights import fit_heads, objectness_keys
 from detrove.data import DetectionDataset
 from detrove.data.batching import default_workers
 from detrove.errors import InputError
 from detrove.evaluation import Metrics, write_report
 from detrove.inference import Detector, load
 from detrove.models import catalogue
+from detrove.structures import Preprocessing
 from detrove.training.clock import TrainingClock
-from detrove.training.config import TrainingConfig
+from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
 from detrove.training.held_out import choose_splits, open_splits
 from detrove.training.progress import Display, duration, make_display
 from detrove.training.run_folder import RunFolder, free_folder
 from detrove.training.trainer import Trainer
 from detrove.training.validation import Measured, Validation
 
+DEFAULT_MODEL = "detrove-nano"
 RUNS = Path("runs")
 MAY_CHANGE = ("epochs", "minutes", "workers")  # when a run is continued
 
@@ -49,7 +53,7 @@ class Run:
 
 def train(
     data: str | Path,
-    model: str = "detrove-nano",
+    model: str | None = None,
     output: str | Path | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
@@ -66,28 +70,34 @@ def train(
     """Train a detector on the pictures of a data set and leave a run folder.
 
     `data` is a COCO, VOC or YOLO data set with a split to train on; it is validated on its "val" split, or where there
-    is none on a seeded 15% of the training pictures, held out. `model` is a catalogue name. `output` is the run folder,
-    by default runs/DATA-MODEL, numbered where that exists. The length is `epochs`, or `minutes` of training time, or
-    the recipe's epochs. `size` is the longer side in pixels that pictures are resized to, aspect kept. The learning
-    rate is not changed with `batch_size`.
+    is none on a seeded 15% of the training pictures, held out. `model` is a catalogue name; the default is what
+    `weights` hold, else detrove-nano. `output` is the run folder, by default runs/DATA-MODEL, numbered where that
+    exists. The length is `epochs`, or `minutes` of training time, or the recipe's epochs. `size` is the longer side in
+    pixels that pictures are resized to, aspect kept. The learning rate is not changed with `batch_size`.
 
-    `weights` is a detrove checkpoint to start from; with `ignore_heads` its class heads are left out, for other
-    classes. `backbone_weights` is a safetensors file in timm's names, "pretrained" for timm's download (offline: a
-    warning, and random weights), or None for random weights. `resume` continues the run in `output`, given the same
-    options. `settings` are overrides as of `--set` (`TrainingConfig.from_preset`). The same seed gives the same run
-    again on the same machine where the length is in epochs.
+    `weights` are a detector to start from, anything that `checkpoints.read` takes. Those of the same preset also decide
+    the model's sizes and its pictures' size, unless an option says otherwise. Classes are joined by name: those that
+    the data set has too are kept, its others start anew, and all of them with `ignore_heads`. `backbone_weights`
+    is a safetensors file in timm's names, "pretrained" for timm's download (offline: a warning, and random weights), or
+    None for random weights. `resume` continues the run in `output`, given the same options. `settings` are overrides as
+    of `--set` (`TrainingConfig.from_preset`). The same seed gives the same run again on the same machine where the
+    length is in epochs.
 
     Ctrl-C ends the training after the present step with everything saved. Raises `InputError` for whatever is wrong
     with the input, before any work is done where it can be known.
     """
     clock = TrainingClock()
+    settings = dict(settings or {})
+    if weights is not None:
+        model, own = _model_of(weights, model, sized=size is not None)
+        settings = own | settings
+    model = model or DEFAULT_MODEL
     preset = catalogue.preset(model)
     if resume and output is None:
         raise InputError("nothing to resume: name the run folder with --output")
     output = free_folder(RUNS, f"{Path(data).resolve().stem}-{model}") if output is None else Path(output)
     if not resume:
         RunFolder(output).refuse_if_taken()
-    settings = dict(settings or {})
     if "train_split" not in settings:
         settings = choose_splits(Path(data)) | settings
     config = TrainingConfig.from_preset(
@@ -120,8 +130,8 @@ def run(config: TrainingConfig, resume: bool = False, progress: bool = True, clo
     display = make_display(progress)
     try:
         with _told(display) if progress else nullcontext():
-            trainer = _prepare(config, folder, clock, display)
             state = folder.load_last() if resume else None
+            trainer = _prepare(config, folder, clock, display, begun=state is not None)
             if state is not None:
                 trainer.resume(state)
                 display.message(f"continuing {folder.path} after epoch {trainer.position.epoch}")
@@ -132,8 +142,8 @@ def run(config: TrainingConfig, resume: bool = False, progress: bool = True, clo
         display.close()
 
 
-def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, display: Display) -> Trainer:
-    """Open the data, build the model and begin the run folder."""
+def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, display: Display, begun: bool) -> Trainer:
+    """Open the data, build the model and begin the run folder, or find it as it was `begun`."""
     training_data, validation_data = open_splits(config)
     for dataset in (training_data, validation_data):
         display.message(dataset.describe())
@@ -144,7 +154,9 @@ def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, di
             f"{config.data}: no split to validate on: {len(validation_data)} of its training pictures are held out"
         )
     set_seed(config.seed)
-    model = build_model(config, training_data)
+    model, heads = build_model(config, training_data)
+    if heads and not begun:
+        display.message(heads)
     folder.write_config(config)
     folder.write_labels(training_data.label_map)
     validation = Validation(
@@ -156,21 +168,89 @@ def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, di
     return Trainer(config, model, catalogue.criterion_for(model), training_data, validation, folder, clock, display)
 
 
-def build_model(config: TrainingConfig, data: DetectionDataset) -> nn.Module:
-    """The detector to begin with: the preset with the config's options, and the weights it names."""
+def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:
+    """The detector to begin with: the preset with the config's options, and the weights it names.
+
+    The second is a line on what became of the classes of these weights.
+    """
     options: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in config.model_config.items()
     }
     if config.weights is None:
-        return catalogue.create(
+        model = catalogue.create(
             config.model, num_classes=len(data.label_map), backbone_weights=config.backbone_weights, **options
         )
-    checkpoint = checkpoints.read(config.weights)
+        return model, None
+    checkpoint = _read(config.weights, config.model)
+    _refuse_other_detector(config, checkpoint)
     # A frozen BatchNorm and a live one hold different tensors: the file says which these are.
     options.setdefault("backbone_frozen", checkpoint.config.get("backbone_frozen", True))
     model = catalogue.create(config.model, num_classes=len(data.label_map), **options)
-    checkpoints.load_weights(model, checkpoint.tensors, config.ignore_heads, source=config.weights)
-    return model
+    tensors = checkpoint.tensors
+    heads = f"class heads of {config.weights} left out: every class starts anew"
+    if not config.ignore_heads:
+        tensors, report = fit_heads(
+            tensors,
+            model.state_dict(),
+            checkpoint.label_map,
+            data.label_map,
+            unnamed=objectness_keys(model),
+            source=config.weights,
+        )
+        heads = report.describe(config.weights)
+    checkpoints.load_weights(model, tensors, config.ignore_heads, source=config.weights)
+    return model, heads
+
+
+def _read(weights: str | Path, model: str | None) -> Checkpoint:
+    """The weights as what they say they are, or as `model` where they fit several."""
+    try:
+        return checkpoints.read(weights)
+    except InputError:
+        if model is None:
+            raise
+    return checkpoints.read(weights, model)
+
+
+def _model_of(weights: str | Path, model: str | None, sized: bool) -> tuple[str, dict[str, Any]]:
+    """The catalogue name to train, by default that of the weights, and as settings what they have otherwise than it.
+
+    Weights of another preset than `model` decide nothing. The picture's size is left to the user's where `sized`.
+    """
+    if model is not None:
+        catalogue.preset(model)
+    checkpoint = _read(weights, model)
+    if model is None and checkpoint.preset not in catalogue.PRESETS:
+        raise InputError(f"{weights}: does not say which detector of the catalogue it holds; name it with --model")
+    if model is not None and model != checkpoint.preset:
+        return model, {}
+    assert checkpoint.preset is not None
+    preset = catalogue.preset(checkpoint.preset)
+    held = _as_settings(catalogue.config_from_json(checkpoint.config), checkpoint.preprocessing)
+    usual = _as_settings(preset.config, preset.preprocessing)
+    decided = {MODEL_PREFIX + "num_classes", MODEL_PREFIX + FROZEN}
+    if sized:
+        decided |= {PREPROCESSING_PREFIX + "longer", PREPROCESSING_PREFIX + "shorter"}
+    return checkpoint.preset, {key: held[key] for key in held.keys() - decided if held[key] != usual.get(key)}
+
+
+def _as_settings(config: Any, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Every value of both under the key that `--set` knows it by."""
+    return {
+        **{MODEL_PREFIX + key: value for key, value in vars(config).items()},
+        **{PREPROCESSING_PREFIX + key: value for key, value in vars(preprocessing).items()},
+    }
+
+
+def _refuse_other_detector(config: TrainingConfig, checkpoint: Checkpoint) -> None:
+    """Weights of another paper's detector share hardly a key with it: say which each is."""
+    held = checkpoint.config.get("detector")
+    wanted = catalogue.config_to_json(catalogue.preset(config.model).config)["detector"]
+    if held != wanted:
+        raise InputError(
+            f"{config.weights}: holds a detector of the kind {held} ({checkpoint.preset or 'no preset'}), but "
+            f"{config.model} is of the kind {wanted}; leave out --model to train what the weights hold"
+        )
 
 
 def _refuse_other_options(folder: RunFolder, config: TrainingConfig) -> None:

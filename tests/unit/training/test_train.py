@@ -2,22 +2,26 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 import yaml
 
+from detrove.checkpoints import save
 from detrove.errors import InputError
 from detrove.evaluation import METRIC_NAMES
 from detrove.inference import load
 from detrove.losses import Criterion
+from detrove.models import catalogue
 from detrove.training import TrainingConfig, run, run_folder, train, trainer
 
 
@@ -164,6 +168,120 @@ def test_weights_are_a_start(trained, squares: Path, tmp_path: Path, tiny_option
     weights = trained.output / "best.safetensors"
     train(squares, **tiny_options(tmp_path / "run", epochs=1, weights=weights, settings={"learning_rate": 1e-8}))
     assert lines_of(tmp_path / "run")[0]["loss"] < lines_of(trained.output)[0]["loss"]
+
+
+@pytest.fixture(scope="module")
+def other_classes(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pictures, whose classes are called, in this order, green, blue and red."""
+    folder = tmp_path_factory.mktemp("others") / "squares"
+    shutil.copytree(squares, folder)
+    for path in (folder / "annotations").iterdir():
+        coco = json.loads(path.read_text())
+        coco["categories"] = [{"id": id, "name": name} for id, name in enumerate(("green", "blue", "red"), start=1)]
+        for annotation in coco["annotations"]:
+            annotation["category_id"] = 4 - annotation["category_id"]  # red from 1 to 3, blue stays 2
+        path.write_text(json.dumps(coco))
+    return folder
+
+
+STILL = {"learning_rate": 1e-9, "backbone_learning_rate": 1e-9, "weight_decay": 0.0}
+
+
+def started_from(trained, data: Path, output: Path, tiny_options, **options: Any) -> dict[str, Any]:
+    """Keywords for a training that begins with the weights of `trained` and hardly changes them."""
+    settings = STILL | options.pop("settings", {})
+    weights = trained.output / "best.safetensors"
+    return {
+        "data": data,
+        **tiny_options(output, epochs=1, weights=weights, settings=settings),
+        "progress": True,
+        **options,
+    }
+
+
+def test_classes_are_kept_by_name(trained, other_classes: Path, tmp_path: Path, capsys, tiny_options):
+    train(**started_from(trained, other_classes, tmp_path / "run", tiny_options))
+    weights = trained.output / "best.safetensors"
+    assert f"classes kept from {weights}: blue, red (2 of 3); new: green" in capsys.readouterr().err
+    before = trained.detector.model.state_dict()
+    after = load(tmp_path / "run").model.state_dict()
+    torch.testing.assert_close(after["class_head.weight"][[2, 1, 3]], before["class_head.weight"], rtol=0, atol=1e-6)
+
+
+def test_ignored_heads_start_anew(trained, other_classes: Path, tmp_path: Path, capsys, tiny_options):
+    train(**started_from(trained, other_classes, tmp_path / "run", tiny_options, ignore_heads=True))
+    told = capsys.readouterr().err
+    assert "best.safetensors left out: every class starts anew" in told
+    assert "classes kept" not in told
+    before = trained.detector.model.state_dict()
+    after = load(tmp_path / "run").model.state_dict()
+    torch.testing.assert_close(after["query_positions"], before["query_positions"], rtol=0, atol=1e-6)
+    assert not torch.allclose(after["class_head.weight"][[2, 1, 3]], before["class_head.weight"], atol=1e-3)
+
+
+def test_a_run_from_other_classes_can_be_continued(trained, other_classes: Path, tmp_path: Path, capsys, tiny_options):
+    options = started_from(trained, other_classes, tmp_path / "parts", tiny_options, settings={"schedule": "step"})
+    train(**options)
+    capsys.readouterr()
+    train(**options | {"epochs": 2, "resume": True})
+    assert [line["epoch"] for line in lines_of(tmp_path / "parts")] == [1, 2]
+    told = capsys.readouterr().err
+    assert "after epoch 1" in told
+    assert "classes kept" not in told  # that was when the run began
+    train(**options | {"epochs": 2, "output": tmp_path / "whole"})
+    whole, parts = (
+        safetensors.torch.load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "parts")
+    )
+    for key in whole:
+        torch.testing.assert_close(parts[key], whole[key], msg=key)
+
+
+@pytest.mark.parametrize("model", [None, "detr-nano"])
+def test_weights_decide_the_sizes_of_their_model(
+    trained, squares: Path, tmp_path: Path, tiny_options, model: str | None
+):
+    options = started_from(trained, squares, tmp_path / "run", tiny_options, model=model, size=None)
+    options["settings"] = {"workers": 0, "model.dropout": 0.2}
+    train(**options)
+    config = TrainingConfig.from_yaml(tmp_path / "run" / "config.yaml")
+    before = TrainingConfig.from_yaml(trained.output / "config.yaml")
+    assert config.model == "detr-nano"
+    assert config.model_config == before.model_config | {"dropout": 0.2}
+    assert config.preprocessing == before.preprocessing
+    assert config.recipe.learning_rate == catalogue.preset("detr-nano").recipe.learning_rate
+
+
+def test_weights_of_another_preset_decide_no_size(trained, squares: Path, tmp_path: Path, tiny_options):
+    options = started_from(trained, squares, tmp_path / "run", tiny_options, model="detr-r50")
+    options["settings"] = {"workers": 0, "model.backbone": "test_resnet"}
+    with pytest.raises(InputError, match=r"belongs to another model.*\(100, 256\)"):
+        train(**options)
+
+
+def test_a_size_goes_before_that_of_the_weights(trained, squares: Path, tmp_path: Path, tiny_options):
+    train(**started_from(trained, squares, tmp_path / "run", tiny_options, model=None, size=48))
+    assert load(tmp_path / "run").preprocessing.longer == 48
+
+
+def toy_sizes(tiny_options) -> dict[str, Any]:
+    """The toy detector's config, as `catalogue.create` takes it."""
+    settings = tiny_options(Path())["settings"]
+    return {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
+
+
+def test_weights_of_no_known_preset_need_a_model(squares: Path, tmp_path: Path, tiny_options):
+    model = catalogue.create("detr-nano", num_classes=2, **toy_sizes(tiny_options))
+    weights = save(model, tmp_path / "mine.safetensors")
+    options = tiny_options(tmp_path / "run", epochs=1, weights=weights, model=None)
+    with pytest.raises(InputError, match=r"mine\.safetensors: does not say which detector.*--model"):
+        train(squares, **options)
+
+
+def test_weights_of_another_detector_are_refused(trained, squares: Path, tmp_path: Path, tiny_options):
+    options = started_from(trained, squares, tmp_path / "run", tiny_options, model="conditional-r50")
+    with pytest.raises(InputError, match=r"best\.safetensors: holds .* detr \(detr-nano\), but conditional-r50 .*"):
+        train(**options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_non_finite_loss_names_the_pictures(
