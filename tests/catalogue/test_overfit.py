@@ -48,11 +48,14 @@ STACKS = {
 }
 FORMS = {
     "detr": replace(detr.Config(), **TOY),
+    "detr-dc5": replace(detr.Config(), **TOY, dilation=True),
     "deformable": replace(deformable.Config(), **TOY),
     "deformable-refine": replace(deformable.Config(), **TOY, refine=True),
     "deformable-two-stage": replace(deformable.Config(), **TOY, refine=True, two_stage=True),
     "conditional": replace(conditional.Config(), **TOY),
     "dab": replace(dab.Config(), **TOY),
+    "dab-patterns": replace(dab.Config(), **TOY, num_patterns=3, random_xy=True),
+    "dab-two-coordinates": replace(dab.Config(), **TOY, num_coordinates=2, modulate=False),
     "dab-deformable": replace(dab_deformable.Config(), **TOY),
     "stacked": replace(stacked.Config(), **STACKS),
     "detrove": replace(detrove.Config(), **TOY),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -179,6 +180,9 @@ def load_body(body: nn.Module, tensors: dict[str, Tensor], failure: str) -> None
 
 def download_body(name: str, dilation: bool = False) -> dict[str, Tensor] | None:
     """timm's pretrained weights of a trunk, or None with a notice where there are none (offline, none published)."""
+    hub_log = logging.getLogger("huggingface_hub")
+    level = hub_log.level
+    hub_log.setLevel(logging.ERROR)  # it would tell of every failed request; the notice below says it once
     try:
         return create_body(name, dilation, pretrained=True).state_dict()
     except InputError:
@@ -191,3 +195,5 @@ def download_body(name: str, dilation: bool = False) -> dict[str, Tensor] | None
             stacklevel=2,
         )
         return None
+    finally:
+        hub_log.setLevel(level)
