@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -10,19 +12,20 @@ from cyclopts import Parameter
 from detrove.cli.tables import format_table
 
 if TYPE_CHECKING:
-    from torch import nn
+    from detrove.models.facts import Facts
 
 COLUMNS = {
     "name": "model",
     "backbone": "trunk",
     "encoder": "encoder",
-    "num_queries": "queries",
-    "cross_attention": "cross-attention",
-    "boxes": "boxes",
+    "queries": "queries",
+    "cross_attention": "cross-att.",
+    "boxes": "boxes from",
     "loss": "loss",
-    "parameters": "parameters",
-    "longer": "size",
+    "parameters": "params",
+    "multiply_adds": "GMACs",
 }
+WIDTH = 120
 
 
 def models(
@@ -31,9 +34,7 @@ def models(
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """List the detectors of the catalogue, or show one with all its settings.
-
-    Size is the longer side, in pixels, that pictures are resized to unless `--size` says otherwise.
+    """List the detectors of the catalogue, or show one with its paper, its differences and all its settings.
 
     Parameters
     ----------
@@ -42,68 +43,55 @@ def models(
     as_json
         Print JSON.
     """
-    from detrove.models import catalogue
+    from detrove.models.facts import all_facts, facts
 
-    rows = [summarise(each) for each in ([name] if name else catalogue.preset_names())]
+    everything = [facts(name)] if name else all_facts()
     if as_json:
-        print(json.dumps(rows[0] if name else rows, indent=2))
-    elif name:
-        print(_settings(rows[0]))
+        rows = [dataclasses.asdict(each) for each in everything]
+        print(json.dumps(rows[0] if name else rows, indent=2, ensure_ascii=False))
     else:
-        print(format_table(list(COLUMNS.values()), [[_short(row[key]) for key in COLUMNS] for row in rows]))
+        print(_settings(everything[0]) if name else _table(everything))
 
 
-def summarise(name: str) -> dict[str, Any]:
-    """What one detector of the catalogue is made of, as plain values; an unknown name raises `InputError`."""
-    import torch
+def _table(everything: list[Facts]) -> str:
+    from detrove.models.facts import explanation
 
-    from detrove.models import catalogue
+    rows = [[_narrow(key, getattr(each, key)) for key in COLUMNS] for each in everything]
+    return "\n".join([format_table(list(COLUMNS.values()), rows), "", *textwrap.wrap(explanation(everything), WIDTH)])
 
-    preset = catalogue.preset(name)
-    with torch.device("meta"):  # shapes without numbers: built at once, and no memory taken
-        model = catalogue.build(preset.config)
-    criterion = catalogue.criterion_for(model)
-    settings = catalogue.config_to_json(preset.config)
-    cross_attention = _attention(model, "cross_attention")
-    if criterion.encoder_classes != "none":
-        boxes = "proposed, refined"
-    elif settings.get("refine"):
-        boxes = "refined"
-    else:
-        boxes = "from a point" if "deformable" in cross_attention else "from the query"
-    return {
-        "name": name,
-        "backbone": settings["backbone"] + (" (DC5)" if settings.get("dilation") else ""),
-        "encoder": _attention(model.get_submodule("encoder"), "self_attention"),
-        "num_queries": settings["num_queries"],
-        "cross_attention": cross_attention,
-        "boxes": boxes,
-        "loss": criterion.class_loss,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "longer": preset.preprocessing.longer,
-        "published": preset.published,
-        "settings": settings,
+
+def _narrow(key: str, value: Any) -> Any:
+    """A fact in as few columns as it can be read in; figures end below each other."""
+    from detrove.models.facts import shorten
+
+    text = shorten(key, value)
+    if key == "queries":
+        return value
+    if key in ("parameters", "multiply_adds"):
+        return text.rjust(len(COLUMNS[key]))
+    if key == "cross_attention":  # modulated attention is concatenated, too
+        return text.replace("concatenated, modulated", "modulated")
+    if key == "boxes":  # anchors and proposals are always refined
+        return text.replace("refined anchor", "anchor").replace("refined proposal", "proposal")
+    return text.replace(" + ", "+").replace("(", "").replace(" heads)", "")
+
+
+def _settings(each: Facts) -> str:
+    """One detector: its paper, what differs, lines of name and value, and all its settings."""
+    from detrove.models.facts import shorten
+
+    lines = {
+        **{heading: getattr(each, key) for key, heading in COLUMNS.items()},
+        "strides": each.levels,
+        "params": f"{each.parameters:,}, of which {each.trainable:,} learn in the published recipe",
+        "GMACs": f"{shorten('multiply_adds', each.multiply_adds)} at {each.width}×{each.height} pixels",
+        "published": each.published or "nothing",
     }
-
-
-def _attention(module: nn.Module, name: str) -> str:
-    """How many layers have an attention of that name, and of which kind it is."""
-    kinds = [type(part).__name__ for path, part in module.named_modules() if path.rpartition(".")[2] == name]
-    if not kinds:
-        return "none"
-    return f"{len(kinds)} {'deformable' if 'Deformable' in kinds[0] else 'dense'}"
-
-
-def _short(value: Any) -> Any:
-    """Counts of parameters in millions."""
-    return f"{value / 1e6:.1f} M" if isinstance(value, int) and value >= 100_000 else value
-
-
-def _settings(row: dict[str, Any]) -> str:
-    """One detector as lines of name and value."""
-    facts = {heading: _short(row[key]) for key, heading in COLUMNS.items()}
-    if row["published"]:
-        facts["published"] = row["published"]
-    lines = format_table(["", ""], [[heading, str(value)] for heading, value in facts.items()]).splitlines()[1:]
-    settings = format_table(["setting", "value"], [[key, str(value)] for key, value in row["settings"].items()])
-    return "\n".join([*lines, "", settings])
+    settings = format_table(["setting", "value"], [[key, str(value)] for key, value in each.settings.items()])
+    parts = [
+        "\n".join(textwrap.wrap(each.paper, WIDTH)),
+        each.differences,
+        format_table(["", ""], [[heading, str(value)] for heading, value in lines.items()]).split("\n", 1)[1],
+        settings,
+    ]
+    return "\n\n".join(part for part in parts if part)

@@ -9,6 +9,7 @@ import functools
 import inspect
 import math
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from detrove.models import catalogue
-from detrove.models.preset import Preset
 from detrove.nn.attention import MultiHeadAttention
-from detrove.nn.backbone import Backbone, Level
-from detrove.nn.conditional_attention import ConditionalCrossAttention
+from detrove.nn.backbone import Backbone, LevelProjection, feature_info
+from detrove.nn.conditional_attention import ConditionalCrossAttention, ConditionalDecoderLayer
 from detrove.nn.deformable_attention import DeformableAttention
-from detrove.structures import ImageBatch, Predictions
+from detrove.nn.transformer import DecoderLayer, EncoderLayer
+from detrove.structures import ImageBatch
 
 PICTURE = 480, 640
 """Height and width of the picture whose multiply-adds are counted, before the preset's preprocessing resizes it."""
@@ -75,15 +76,14 @@ def facts(name: str) -> Facts:
     parameters = list(model.parameters())
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     height, width = preset.preprocessing.target_size(*PICTURE)
-    levels, in_trunk = _trunk(model, settings.get("dilation", False), height, width)
-    predictions, after_trunk = _transformer(model, levels, height, width)
-    paper, differences = _docstring(preset)
+    predictions, multiply_adds = count_multiply_adds(model, _picture(height, width))
+    paper, differences = paper_and_differences(catalogue.file_of(preset.config))
     return Facts(
         name=name,
         paper=paper,
         differences=differences,
         backbone=settings["backbone"] + (" DC5" if settings.get("dilation") else ""),
-        levels=_strides(model, levels, height),
+        levels=_strides(model),
         encoder=_attention(model, "encoder", "self_attention"),
         queries=predictions.logits.shape[2],
         cross_attention=_attention(model, "decoder", "cross_attention"),
@@ -93,7 +93,7 @@ def facts(name: str) -> Facts:
         trainable=sum(parameter.numel() for parameter in trainable),
         height=height,
         width=width,
-        multiply_adds=in_trunk + after_trunk,
+        multiply_adds=multiply_adds,
         published=preset.published,
         settings=settings,
     )
@@ -107,23 +107,67 @@ def all_facts() -> list[Facts]:
 # ---- multiply-adds ---------------------------------------------------------------------------------------------------
 
 
-def count_multiply_adds(module: nn.Module, images: ImageBatch) -> tuple[Any, int]:
-    """What a module answers to pictures, and the multiply-adds that it took.
+def count_multiply_adds(model: nn.Module, images: ImageBatch) -> tuple[Any, int]:
+    """What a detector answers to pictures, and the multiply-adds that it took.
 
     Counted are convolutions, matrix products (the linear layers and both products of dense attention) and the sampling
     of deformable attention: for every sampled number the four corners of its cell and its attention weight. Left out is
     what costs little: norms, activations, softmax, position encodings. A fused multiply and add counts once; papers
     call it a FLOP.
+
+    On the meta device, where nothing is computed, equal parts that are given equal shapes are run and counted once.
     """
+    model.requires_grad_(False)  # the counter follows a module backward, too, where something learns
     sampling = {torch.ops.aten.grid_sampler_2d: _flops_of_sampling}
-    module.requires_grad_(False)  # the counter follows the modules backward, too, wherever something learns
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=sampling) as counter:
-        answer = module(images)
-    return answer, counter.get_total_flops() // 2
+    counter = FlopCounterMode(display=False, custom_mapping=sampling)
+    again = _remember_parts(model, counter) if images.pixels.is_meta else []
+    with torch.no_grad(), counter:
+        answer = model(images)
+    return answer, (counter.get_total_flops() + sum(again)) // 2
 
 
 def _flops_of_sampling(*_: Any, out_shape: tuple[int, ...], **__: Any) -> int:
     return 2 * 5 * math.prod(out_shape)
+
+
+_KNOWN: dict[tuple[Any, ...], tuple[Any, int]] = {}
+"""What a part answered on the meta device, and its flops, by its description and the shapes that it was given."""
+
+
+def _remember_parts(model: nn.Module, counter: FlopCounterMode) -> list[int]:
+    """Let the trunk and every layer look up what an equal one answered; the flops that the counter then misses."""
+    again: list[int] = []
+
+    def remember(part: nn.Module) -> None:
+        forward, description = part.forward, repr(part)
+
+        def look_up(*arguments: Any, **context: Any) -> Any:
+            key = (description, _shapes(arguments), _shapes(context))
+            if key in _KNOWN:
+                again.append(_KNOWN[key][1])
+            else:
+                before = counter.get_total_flops()
+                answer = forward(*arguments, **context)
+                _KNOWN[key] = answer, counter.get_total_flops() - before
+            return _KNOWN[key][0]
+
+        part.forward = look_up
+
+    for part in model.modules():
+        if isinstance(part, Backbone):
+            remember(part.body)
+        elif isinstance(part, (EncoderLayer, DecoderLayer, ConditionalDecoderLayer)):
+            remember(part)
+    return again
+
+
+def _shapes(value: Any) -> Any:
+    """The shapes of all tensors in the arguments of a part, as a key."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, dict):
+        return tuple((key, _shapes(item)) for key, item in value.items())
+    return tuple(_shapes(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def _picture(height: int, width: int) -> ImageBatch:
@@ -135,64 +179,37 @@ def _picture(height: int, width: int) -> ImageBatch:
     )
 
 
-_KNOWN_TRUNKS: dict[tuple[Any, ...], tuple[list[Level], int]] = {}
-
-
-def _trunk(model: nn.Module, dilation: bool, height: int, width: int) -> tuple[list[Level], int]:
-    """The trunk's levels and multiply-adds, counted once for all detectors on the same trunk: it is half of the work"""
-    backbone = model.get_submodule("backbone")
-    assert isinstance(backbone, Backbone)
-    key = (backbone.name, backbone.strides, dilation, height, width)
-    if key not in _KNOWN_TRUNKS:
-        _KNOWN_TRUNKS[key] = count_multiply_adds(backbone, _picture(height, width))
-    return _KNOWN_TRUNKS[key]
-
-
-class _Given(nn.Module):
-    """In the trunk's place: its levels, already known."""
-
-    def __init__(self, levels: list[Level]) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, images: ImageBatch) -> list[Level]:  # noqa: ARG002
-        return list(self.levels)
-
-
-def _transformer(model: nn.Module, levels: list[Level], height: int, width: int) -> tuple[Predictions, int]:
-    model.set_submodule("backbone", _Given(levels))
-    return count_multiply_adds(model, _picture(height, width))
-
-
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _strides(model: nn.Module, levels: list[Level], height: int) -> str:
-    """Strides of the levels in the order in which the transformer sees them; projected levels go on by halving."""
-    strides = [2 ** round(math.log2(height / level.shape[0])) for level in levels]
-    projections = getattr(getattr(model, "levels", None), "projections", strides)
-    strides += [strides[-1] * 2**step for step in range(1, len(projections) - len(strides) + 1)]
+def _strides(model: nn.Module) -> str:
+    """Strides of the levels in the order in which the transformer sees them; levels beyond the trunk's go on by 2."""
+    backbone = model.get_submodule("backbone")
+    assert isinstance(backbone, Backbone)
+    reductions = feature_info(backbone.body).reduction()
+    strides = [reductions[index] for index in backbone.indices]
+    projection = getattr(model, "levels", None)
+    if isinstance(projection, LevelProjection):
+        strides += [strides[-1] * 2**step for step in range(1, len(projection.projections) - len(strides) + 1)]
     return ", ".join(str(stride) for stride in strides)
 
 
 def _attention(model: nn.Module, part: str, attention: str) -> str:
     """Layers and kind of the attention of that name in the encoders or decoders, one after the other.
 
-    Heads are named where an encoder or decoder differs in them from another of the same detector.
+    Heads are named where the encoders or the decoders of one detector differ in them.
     """
     groups: dict[str, list[nn.Module]] = {}
     for path, module in model.named_modules():
         owner, _, name = path.rpartition(".")
         if name == attention and part in owner.split("."):
             groups.setdefault(owner.rpartition(".")[0], []).append(module)
-    heads = {group: _heads(modules[0]) for group, modules in groups.items()}
-    told = [
-        f"{len(modules)}" + (f" ({heads[group]} head{'s' * (heads[group] > 1)})" if len(set(heads.values())) > 1 else "")
-        for group, modules in groups.items()
-    ]
-    kinds = dict.fromkeys(KINDS[type(modules[0])] for modules in groups.values())
+    layers = " + ".join(str(len(modules)) for modules in groups.values())
+    kinds = "/".join(dict.fromkeys(KINDS[type(modules[0])] for modules in groups.values()))
+    heads = [_heads(modules[0]) for modules in groups.values()]
+    told = f" ({'/'.join(map(str, heads))} heads)" if len(set(heads)) > 1 else ""
     modulated = ", modulated" if part == "decoder" and getattr(model, "size_head", None) is not None else ""
-    return f"{' + '.join(told)} {'/'.join(kinds)}{modulated}"
+    return f"{layers} {kinds}{modulated}{told}"
 
 
 def _heads(attention: nn.Module) -> int:
@@ -214,9 +231,9 @@ def _boxes(model: nn.Module, settings: dict[str, Any]) -> str:
     return "point" if has_point else "query"
 
 
-def _docstring(preset: Preset) -> tuple[str, str]:
+def paper_and_differences(file: ModuleType) -> tuple[str, str]:
     """The paper that a detector's file names, and what the file says it "Differs from DETR in", or nothing."""
-    paragraphs = (inspect.getdoc(catalogue.file_of(preset.config)) or "").split("\n\n")
+    paragraphs = (inspect.getdoc(file) or "").split("\n\n")
     differences = [paragraph for paragraph in paragraphs if paragraph.startswith("Differs from")]
     return paragraphs[0], "\n\n".join(differences)
 
@@ -254,7 +271,7 @@ def page() -> str:
         "",
     ]
     for file in catalogue.DETECTORS.values():
-        paper, differences = _docstring(next(iter(file.PRESETS.values())))
+        paper, differences = paper_and_differences(file)
         name = file.__name__.rpartition(".")[2]
         lines += [f"## [{name}.py]({name}.py)", "", paper, "", *_markdown(differences)]
     return "\n".join(lines)
@@ -269,8 +286,10 @@ def explanation(everything: list[Facts]) -> str:
     first, *others = sizes
     at = "; ".join([first, *(f"{size} for {', '.join(sizes[size])}" for size in others)])
     return (
-        "A box starts from the query alone, from a point that the query names, or from an anchor or a proposal; "
-        "refined: each layer goes on from the box of the layer before. "
+        "Encoder: layers and kind of attention (and heads, where they differ). A box starts from the query alone, from "
+        "a point that the query names, or from an anchor or a proposal. Refined, as anchors and proposals are: each "
+        "layer goes on from the box of the layer before. Concatenated: content and position side by side; modulated: "
+        "that, and scaled by the width and height of the query's box. "
         f"GMACs (10⁹ multiply-adds) are one picture's of {PICTURE[1]}×{PICTURE[0]}, resized as the preset says ({at})."
     )
 

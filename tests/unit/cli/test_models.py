@@ -7,48 +7,44 @@ from collections.abc import Callable
 
 import pytest
 
-from detrove.cli.models import summarise
 from detrove.models import catalogue
 
 
-def test_every_detector_has_a_line(detrove_command: Callable) -> None:
+@pytest.mark.slow
+def test_every_detector_has_a_line_that_fits_a_terminal(detrove_command: Callable) -> None:
     answer = detrove_command("models")
     assert answer.status == 0
-    assert [line.split()[0] for line in answer.out.splitlines()] == ["model", *catalogue.preset_names()]
+    table, legend = answer.out.split("\n\n")
+    assert [line.split()[0] for line in table.splitlines()] == ["model", *catalogue.preset_names()]
+    assert max(len(line) for line in answer.out.splitlines()) <= 120
+    assert "640×480" in legend
 
 
-def test_parameters_are_those_of_the_built_model() -> None:
-    model = catalogue.create("deformable-nano", backbone_frozen=True)
-    assert summarise("deformable-nano")["parameters"] == sum(p.numel() for p in model.parameters())
-
-
-@pytest.mark.parametrize(
-    ("name", "facts"),
-    [
-        (
-            "detr-r50",
-            {"encoder": "6 dense", "cross_attention": "6 dense", "boxes": "from the query", "loss": "softmax"},
-        ),
-        ("deformable-r50", {"encoder": "6 deformable", "cross_attention": "6 deformable", "boxes": "from a point"}),
-        ("deformable-refine-r50", {"boxes": "refined", "loss": "focal", "num_queries": 300}),
-        ("deformable-two-stage-r50", {"boxes": "proposed, refined"}),
-        ("detr-r50-dc5", {"backbone": "resnet50 (DC5)", "longer": 1333}),
-    ],
-)
-def test_what_each_is_made_of(name: str, facts: dict[str, object]) -> None:
-    assert {key: value for key, value in summarise(name).items() if key in facts} == facts
-
-
-def test_one_detector_with_all_its_settings(detrove_command: Callable) -> None:
-    answer = detrove_command("models", "detr-r50")
-    assert "no_object_weight" in answer.out
-    assert "41.5 M" in answer.out
-
-
-def test_json(detrove_command: Callable) -> None:
+@pytest.mark.slow
+def test_the_whole_catalogue_as_json(detrove_command: Callable) -> None:
     rows = json.loads(detrove_command("models", "--json").out)
     assert [row["name"] for row in rows] == catalogue.preset_names()
-    assert json.loads(detrove_command("models", "detr-nano", "--json").out)["settings"]["detector"] == "detr"
+
+
+def test_one_detector_with_its_paper_and_all_its_settings(detrove_command: Callable) -> None:
+    answer = detrove_command("models", "detr-nano")
+    assert answer.out.startswith("DETR: End-to-End Object Detection with Transformers")
+    assert "no_object_weight" in answer.out
+    assert "at 320×240 pixels" in answer.out
+    assert "Differs" not in answer.out
+    assert max(len(line) for line in answer.out.splitlines()) <= 120
+
+
+def test_one_detector_says_what_differs(detrove_command: Callable) -> None:
+    answer = detrove_command("models", "stacked-nano")
+    assert "\nDiffers from DETR in:\n- two stacks" in answer.out
+    assert "2 + 1 dense (8/1 heads)" in answer.out
+
+
+def test_one_detector_as_json(detrove_command: Callable) -> None:
+    row = json.loads(detrove_command("models", "detr-nano", "--json").out)
+    assert row["settings"]["detector"] == "detr"
+    assert row["queries"] == 100
 
 
 def test_an_unknown_name_offers_the_nearest(detrove_command: Callable) -> None:
