@@ -1,9 +1,7 @@
-"""Hugging Face's detectors beside ours, with the same weights: the key table between the two layouts, and the pair."""
+"""Hugging Face's detectors beside ours, with the same weights, paired by the package's own key tables."""
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detrove.models import catalogue, deformable, detr
+from detrove.checkpoints import hugging_face_layouts as layouts
+from detrove.models import catalogue, conditional, dab, deformable, detr
 from detrove.structures import ImageBatch, Predictions, Proposals, Targets
 
 TOY = {
@@ -26,87 +25,41 @@ TOY = {
     "num_decoder_layers": 2,
     "dropout": 0.0,
 }
+
+
+def epsilons_as_theirs(config: Any) -> Any:
+    """The config with Hugging Face's epsilons, which are not those of the official code, in DAB-DETR."""
+    if isinstance(config, dab.Config):
+        return replace(config, inverse_sigmoid_epsilon=1e-5, giou_epsilon=0.0)
+    return config
+
+
 FORMS = {
     "detr": replace(detr.Config(), **TOY),
     "detr-dc5": replace(detr.Config(), **TOY, dilation=True),
     "deformable": replace(deformable.Config(), **TOY),
     "deformable-refine": replace(deformable.Config(), **TOY, refine=True),
     "deformable-two-stage": replace(deformable.Config(), **TOY, refine=True, two_stage=True),
+    "conditional": replace(conditional.Config(), **TOY),
+    "conditional-dc5": replace(conditional.Config(), **TOY, dilation=True),
+    "dab": epsilons_as_theirs(replace(dab.Config(), **TOY)),
+    "dab-dc5": epsilons_as_theirs(replace(dab.Config(), **TOY, dilation=True)),
+    "dab-patterns": epsilons_as_theirs(replace(dab.Config(), **TOY, num_patterns=3)),
 }
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Hugging Face's keys that match `theirs` are our `ours`, or one third (`part` 0, 1, 2) of its rows."""
-
-    theirs: str
-    ours: str
-    part: int | None = None
-
-
-LAYERS = [
-    Rule(r"model\.backbone\.model\.(.+)", r"backbone.body.\1"),
-    *(
-        Rule(
-            rf"model\.(encoder|decoder)\.layers\.(\d+)\.self_attn\.{name}_proj\.(.+)",
-            r"\1.\2.self_attention.in_proj_\3",
-            part,
-        )
-        for part, name in enumerate("qkv")
-    ),
-    Rule(r"model\.(encoder|decoder)\.layers\.(\d+)\.self_attn\.o_proj\.(.+)", r"\1.\2.self_attention.out_proj.\3"),
-    Rule(r"model\.(encoder|decoder)\.layers\.(\d+)\.self_attn_layer_norm\.(.+)", r"\1.\2.self_attention_norm.\3"),
-    Rule(r"model\.decoder\.layers\.(\d+)\.encoder_attn_layer_norm\.(.+)", r"decoder.\1.cross_attention_norm.\2"),
-    Rule(r"model\.(encoder|decoder)\.layers\.(\d+)\.mlp\.fc([12])\.(.+)", r"\1.\2.feedforward.linear\3.\4"),
-    Rule(r"model\.(encoder|decoder)\.layers\.(\d+)\.final_layer_norm\.(.+)", r"\1.\2.feedforward_norm.\3"),
-]
-DETR = [
-    *LAYERS,
-    *(
-        Rule(
-            rf"model\.decoder\.layers\.(\d+)\.encoder_attn\.{name}_proj\.(.+)",
-            r"decoder.\1.cross_attention.in_proj_\2",
-            part,
-        )
-        for part, name in enumerate("qkv")
-    ),
-    Rule(r"model\.decoder\.layers\.(\d+)\.encoder_attn\.o_proj\.(.+)", r"decoder.\1.cross_attention.out_proj.\2"),
-    Rule(r"model\.query_position_embeddings\.weight", r"query_positions"),
-    Rule(r"model\.input_projection\.(.+)", r"input_projection.\1"),
-    Rule(r"model\.decoder\.layernorm\.(.+)", r"decoder_norm.\1"),
-    Rule(r"class_labels_classifier\.(.+)", r"class_head.\1"),
-    *(Rule(rf"bbox_predictor\.layers\.{index}\.(.+)", rf"box_head.{2 * index}.\1") for index in range(3)),
-]
-SAMPLING = "(sampling_offsets|attention_weights|value_proj|output_proj)"
-DEFORMABLE = [
-    *LAYERS,
-    Rule(rf"model\.encoder\.layers\.(\d+)\.self_attn\.{SAMPLING}\.(.+)", r"encoder.\1.self_attention.\2.\3"),
-    Rule(rf"model\.decoder\.layers\.(\d+)\.encoder_attn\.{SAMPLING}\.(.+)", r"decoder.\1.cross_attention.\2.\3"),
-    Rule(r"model\.input_proj\.(.+)", r"levels.projections.\1"),
-    Rule(r"model\.level_embed", r"level_embedding"),
-    Rule(r"model\.query_position_embeddings\.weight", r"queries"),
-    Rule(r"model\.reference_points\.(.+)", r"reference_points.\1"),
-    Rule(r"model\.enc_output\.(.+)", r"proposals.token_projection.\1"),
-    Rule(r"model\.enc_output_norm\.(.+)", r"proposals.token_norm.\1"),
-    Rule(r"model\.pos_trans\.(.+)", r"proposals.query_projection.\1"),
-    Rule(r"model\.pos_trans_norm\.(.+)", r"proposals.query_norm.\1"),
-    Rule(r"class_embed\.(\d+)\.(.+)", r"class_heads.\1.\2"),
-    *(Rule(rf"bbox_embed\.(\d+)\.layers\.{index}\.(.+)", rf"box_heads.\1.{2 * index}.\2") for index in range(3)),
-]
-DROPPED = re.compile(r"model\.decoder\.(class|bbox)_embed\.")
-"""Keys without a counterpart: the decoder's second name for the heads."""
-
-
-def correspondence(theirs: nn.Module, ours: nn.Module, rules: list[Rule]) -> list[tuple[str, str, int | None]]:
+def correspondence(theirs: nn.Module, ours: nn.Module) -> list[tuple[str, str, int | None]]:
     """(their key, our key, part) for every tensor; anything left over on either side fails, and so does a double."""
+    layout = layouts.layout_of(ours.config)
+    present = {layout.file_key(key): key for key in theirs.state_dict()}
     pairs, unknown = [], []
-    for key in theirs.state_dict():
-        if DROPPED.match(key):
+    for name, key in present.items():
+        if layout.first_name(name) in present:
             continue
-        matching = [(rule, match) for rule in rules if (match := re.fullmatch(rule.theirs, key))]
+        matching = [(rule, our_key) for rule in layout.rules if (our_key := rule.ours_of(name))]
         if len(matching) == 1:
-            rule, match = matching[0]
-            pairs.append((key, match.expand(rule.ours), rule.part))
+            rule, our_key = matching[0]
+            pairs.append((key, our_key, rule.part and rule.part[0]))
         else:
             unknown.append(key)
     assert not unknown, f"no single rule for {unknown}"
@@ -136,7 +89,7 @@ def disturb(model: nn.Module, seed: int = 0) -> None:
             tensor.add_(0.2 * noise)
 
 
-def hugging_face(config: Any) -> nn.Module:
+def their_detector(config: Any) -> nn.Module:
     """Hugging Face's detector of our config, its heads untied as in the official code, every tensor disturbed."""
     import transformers
 
@@ -145,40 +98,21 @@ def hugging_face(config: Any) -> nn.Module:
         "backbone": config.backbone,
         "use_pretrained_backbone": False,
         "num_labels": config.num_classes,
-        "num_queries": config.num_queries,
-        "d_model": config.dim,
-        "encoder_layers": config.num_encoder_layers,
-        "decoder_layers": config.num_decoder_layers,
-        "encoder_ffn_dim": config.feedforward_dim,
-        "decoder_ffn_dim": config.feedforward_dim,
-        "encoder_attention_heads": config.num_heads,
-        "decoder_attention_heads": config.num_heads,
-        "dropout": config.dropout,
-        "class_cost": int(config.class_cost),
+        "auxiliary_loss": isinstance(config, deformable.Config),
+        **layouts.their_settings(config),
     }
-    if isinstance(config, detr.Config):
-        options |= {"dilation": config.dilation}
-        model = transformers.DetrForObjectDetection(transformers.DetrConfig(**options))
-    else:
-        options |= {
-            "auxiliary_loss": True,
-            "two_stage": config.two_stage,
-            "two_stage_num_proposals": config.num_queries,
-            "with_box_refine": config.refine,
-        }
-        model = transformers.DeformableDetrForObjectDetection(transformers.DeformableDetrConfig(**options))
-        if config.refine:
-            untie_heads(model, config.two_stage)
+    architecture = getattr(transformers, layouts.layout_of(config).architecture)
+    model = architecture(architecture.config_class(**options))
+    if isinstance(config, deformable.Config) and config.refine:
+        share_heads(model, config.two_stage)
     disturb(model)
     if getattr(config, "two_stage", False):
         keep_padding_unchosen(model)
     return model
 
 
-def untie_heads(model: nn.Module, two_stage: bool) -> None:
-    """One head for every layer, known to the decoder too: Hugging Face ties them, the official code does not."""
-    model.class_embed = nn.ModuleList(copy.deepcopy(head) for head in model.class_embed)
-    model.bbox_embed = nn.ModuleList(copy.deepcopy(head) for head in model.bbox_embed)
+def share_heads(model: nn.Module, two_stage: bool) -> None:
+    """The decoder's heads are the detector's own, as in the official code: untied, Hugging Face's are copies."""
     model.model.decoder.bbox_embed = model.bbox_embed
     if two_stage:
         model.model.decoder.class_embed = model.class_embed
@@ -204,15 +138,17 @@ class Pair:
     def their_predictions(self, images: ImageBatch) -> Predictions:
         """Their predictions of all layers in our structure."""
         inputs = {"pixel_values": images.pixels, "pixel_mask": (~images.padding_mask).long()}
-        if isinstance(self.config, detr.Config):
-            predictions, output = self._their_detr(inputs)
-        else:
+        if isinstance(self.config, deformable.Config):
             predictions, output = self._their_deformable(inputs)
+        elif isinstance(self.config, dab.Config):
+            predictions, output = self._their_dab(inputs)
+        else:
+            predictions, output = self._their_layers(inputs)
         torch.testing.assert_close(predictions.logits[-1], output.logits)
         torch.testing.assert_close(predictions.boxes[-1], output.pred_boxes)
         return predictions
 
-    def _their_detr(self, inputs: dict[str, Tensor]) -> tuple[Predictions, Any]:
+    def _their_layers(self, inputs: dict[str, Tensor]) -> tuple[Predictions, Any]:
         # Their auxiliary_loss feeds a layer's normed output to the next one, which the official code does not: so the
         # intermediate layers are taken by a hook, and normed for the heads only.
         decoder, states = self.theirs.model.decoder, []
@@ -221,8 +157,22 @@ class Pair:
         for hook in hooks:
             hook.remove()
         content = decoder.layernorm(torch.stack(states))
-        boxes = self.theirs.bbox_predictor(content).sigmoid()
-        return Predictions(self.theirs.class_labels_classifier(content), boxes), output
+        boxes = self.theirs.bbox_predictor(content)
+        if isinstance(self.config, conditional.Config):
+            positions = self.theirs.model.query_position_embeddings.weight
+            reference = decoder.ref_point_head(positions).sigmoid()
+            boxes = torch.cat((boxes[..., :2] + torch.logit(reference, eps=1e-5), boxes[..., 2:]), dim=-1)
+        return Predictions(self.theirs.class_labels_classifier(content), boxes.sigmoid()), output
+
+    def _their_dab(self, inputs: dict[str, Tensor]) -> tuple[Predictions, Any]:
+        # the intermediate layers and references go through their own heads, as in their forward with auxiliary_loss
+        inner = []
+        hook = self.theirs.model.register_forward_hook(lambda *call: inner.append(call[-1]))
+        output = self.theirs(**inputs)
+        hook.remove()
+        content, reference = inner[0].intermediate_hidden_states, inner[0].reference_points
+        boxes = self.theirs.bbox_predictor(content) + torch.logit(reference, eps=1e-5)
+        return Predictions(self.theirs.class_embed(content), boxes.sigmoid()), output
 
     def _their_deformable(self, inputs: dict[str, Tensor]) -> tuple[Predictions, Any]:
         # they hand out the intermediate layers only beside a loss
@@ -239,8 +189,8 @@ class Pair:
 
 def make_pair(config: Any) -> Pair:
     """Their detector and ours of that config, ours filled from theirs through the table."""
-    theirs, ours = hugging_face(config), catalogue.build(config)
-    table = correspondence(theirs, ours, DETR if isinstance(config, detr.Config) else DEFORMABLE)
+    theirs, ours = their_detector(config), catalogue.build(config)
+    table = correspondence(theirs, ours)
     given, tensors = theirs.state_dict(), ours.state_dict()
     for their_key, our_key, part in table:
         part_of(tensors[our_key], part).copy_(given[their_key])
@@ -253,6 +203,12 @@ def pair_of() -> Callable[[Any], Pair]:
     return make_pair
 
 
+@pytest.fixture(scope="session")
+def with_their_epsilons() -> Callable[[Any], Any]:
+    """Gives a config Hugging Face's epsilons."""
+    return epsilons_as_theirs
+
+
 @pytest.fixture(params=FORMS)
 def config(request: pytest.FixtureRequest) -> Any:
     """The toy config of every form that both sides have."""
@@ -260,8 +216,9 @@ def config(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def double_precision() -> Iterator[None]:
-    """Everything that the test makes is float64."""
+def double_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything that the test makes is float64; so is the softmax, which their DAB-DETR asks for in float32."""
+    monkeypatch.setattr(torch.nn.functional, "softmax", lambda scores, dim, **_: scores.softmax(dim))
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

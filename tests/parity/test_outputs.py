@@ -17,6 +17,9 @@ PUBLISHED = [
     "deformable-r50",
     "deformable-refine-r50",
     "deformable-two-stage-r50",
+    "conditional-r50",
+    "conditional-r50-dc5",
+    "dab-r50",
 ]
 
 
@@ -56,8 +59,8 @@ def test_every_layer_on_a_padded_batch(pair_of, config, batch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_preset_at_real_size(pair_of, name):
-    pair = pair_of(catalogue.preset(name).config)
+def test_published_preset_at_real_size(pair_of, with_their_epsilons, name):
+    pair = pair_of(with_their_epsilons(catalogue.preset(name).config))
     picture = torch.randn(3, 800, 1066, generator=torch.Generator().manual_seed(0))
     images = ImageBatch.from_images([picture])
     assert_equal_outputs(pair, images)
