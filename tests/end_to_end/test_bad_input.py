@@ -274,7 +274,7 @@ def test_weights_that_name_no_classes(refused: Callable[..., str], data: Path, t
 
 def test_pickled_weights(refused: Callable[..., str], data: Path, tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "old.pth")
-    assert "only .safetensors files are read" in refused("eval", tmp_path / "old.pth", data)
+    assert "holds no weights, but entries named model" in refused("eval", tmp_path / "old.pth", data)
 
 
 def test_weights_cut_off(refused: Callable[..., str], weights: Path, data: Path, tmp_path: Path) -> None:

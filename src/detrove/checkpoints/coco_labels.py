@@ -1,6 +1,7 @@
 """COCO's categories by their official ids, which is how the official heads number their class slots.
 
-Source: `annotations/instances_val2017.json` of COCO 2017 (cocodataset.org).
+Sources: `annotations/instances_val2017.json` of COCO 2017 (cocodataset.org) for the things, and
+`panoptic_coco_categories.json` of cocodataset/panopticapi for the stuff, which only panoptic heads know.
 """
 
 from __future__ import annotations
@@ -91,6 +92,63 @@ COCO_CATEGORIES: dict[int, str] = {
 }
 """Category id -> name: 80 of the ids 1 to 90."""
 
+COCO_STUFF: dict[int, str] = {
+    92: "banner",
+    93: "blanket",
+    95: "bridge",
+    100: "cardboard",
+    107: "counter",
+    109: "curtain",
+    112: "door-stuff",
+    118: "floor-wood",
+    119: "flower",
+    122: "fruit",
+    125: "gravel",
+    128: "house",
+    130: "light",
+    133: "mirror-stuff",
+    138: "net",
+    141: "pillow",
+    144: "platform",
+    145: "playingfield",
+    147: "railroad",
+    148: "river",
+    149: "road",
+    151: "roof",
+    154: "sand",
+    155: "sea",
+    156: "shelf",
+    159: "snow",
+    161: "stairs",
+    166: "tent",
+    168: "towel",
+    171: "wall-brick",
+    175: "wall-stone",
+    176: "wall-tile",
+    177: "wall-wood",
+    178: "water-other",
+    180: "window-blind",
+    181: "window-other",
+    184: "tree-merged",
+    185: "fence-merged",
+    186: "ceiling-merged",
+    187: "sky-other-merged",
+    188: "cabinet-merged",
+    189: "table-merged",
+    190: "floor-other-merged",
+    191: "pavement-merged",
+    192: "mountain-merged",
+    193: "grass-merged",
+    194: "dirt-merged",
+    195: "paper-merged",
+    196: "food-other-merged",
+    197: "building-other-merged",
+    198: "rock-merged",
+    199: "wall-other-merged",
+    200: "rug-merged",
+}
+"""Category id -> name of what has no boxes: 53 of the ids 92 to 200."""
+
 COCO_SLOTS = 91
 PANOPTIC_SLOTS = 250
 
@@ -99,10 +157,10 @@ def labels_of_head(num_classes: int) -> LabelMap:
     """What the slots of an official head stand for.
 
     91 slots are COCO's categories, each in the slot of its raw id, and the slots between them empty. 250 slots are
-    DETR's panoptic heads: the same 80 things, while what has no boxes (stuff, from id 92 on) stays empty. Any other
-    head was trained on somebody's own classes and gets numbers for names.
+    DETR's panoptic heads, with things and stuff in the same way. Any other head was trained on somebody's own classes
+    and gets numbers for names.
     """
     if num_classes not in (COCO_SLOTS, PANOPTIC_SLOTS):
         return LabelMap.numbered(num_classes)
-    names = COCO_CATEGORIES
+    names = COCO_CATEGORIES if num_classes == COCO_SLOTS else COCO_CATEGORIES | COCO_STUFF
     return LabelMap(tuple(Category(slot, names[slot]) if slot in names else None for slot in range(num_classes)))

@@ -81,27 +81,20 @@ class Checkpoint:
 
 
 def save(
-    detector_or_model: DetectorLike | nn.Module, path: str | Path, training: Mapping[str, Any] | None = None
+    detector: DetectorLike | Checkpoint | nn.Module, path: str | Path, training: Mapping[str, Any] | None = None
 ) -> Path:
     """Write a detector to one self-describing file, beside and then renamed, so that a crash keeps the last good one.
 
-    A bare model is saved with its preset's preprocessing, classes named "0", "1", … and no thresholds. `training` are
-    facts worth keeping, anything JSON can hold. Raises `InputError` where the path is no .safetensors or the disk is
-    full.
+    A bare model is saved with its preset's preprocessing, classes named "0", "1", … and no thresholds; a checkpoint,
+    read from anywhere, with all it knows. `training` are facts worth keeping, anything JSON can hold. Raises
+    `InputError` where the path is no .safetensors or the disk is full.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: a checkpoint's name must end in .safetensors")
-    if isinstance(detector_or_model, nn.Module):
-        model = detector_or_model
-        preset = preset_name_of(model)
-        preprocessing = catalogue.preset(preset).preprocessing if preset else Preprocessing()
-        config: Any = model.config
-        label_map, thresholds = LabelMap.numbered(config.num_classes), None
-    else:
-        detector = detector_or_model
-        model, preset, preprocessing = detector.model, detector.name or None, detector.preprocessing
-        label_map, thresholds = detector.label_map, detector.thresholds
+    model, preset, preprocessing, label_map, thresholds = _parts(detector)
+    if isinstance(detector, Checkpoint):
+        training = {**detector.training, **(training or {})}
     tensors, shared = _store_once(model)
     metadata = {
         "format": FORMAT,
@@ -120,6 +113,22 @@ def save(
     return path
 
 
+def _parts(
+    detector: DetectorLike | Checkpoint | nn.Module,
+) -> tuple[nn.Module, str | None, Preprocessing, LabelMap, Tensor | None]:
+    """Model, catalogue name, preprocessing, labels and thresholds of whatever can be saved."""
+    if isinstance(detector, nn.Module):
+        preset = preset_name_of(detector)
+        preprocessing = catalogue.preset(preset).preprocessing if preset else Preprocessing()
+        config: Any = detector.config
+        return detector, preset, preprocessing, LabelMap.numbered(config.num_classes), None
+    if isinstance(detector, Checkpoint):  # built, so that a file is only ever written that loads
+        model, preset = detector.build(), detector.preset
+    else:
+        model, preset = detector.model, detector.name or None
+    return model, preset, detector.preprocessing, detector.label_map, detector.thresholds
+
+
 def read(path: str | Path) -> Checkpoint:
     """Read a file that `save` wrote.
 
@@ -127,19 +136,36 @@ def read(path: str | Path) -> Checkpoint:
     format.
     """
     path = Path(path)
-    _refuse_pickles(path)
+    if is_pickled(path):
+        raise InputError(
+            f"{path}: a pickled file, not one of detrove's own; detrove.load and detrove convert read its weights "
+            "without running anything"
+        )
+    return from_file(path, *read_safetensors(path))
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of any safetensors file; one that is cut off or something else: `InputError`."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            values = _metadata(path, file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise InputError(
             f"{path}: not a whole safetensors file ({error}); it may be cut off, so copy or download it again"
         ) from None
-    tensors |= {second: tensors[first] for second, first in values["shared"].items()}
+
+
+def is_own(metadata: Mapping[str, str]) -> bool:
+    """Whether a safetensors file with this metadata was written by `save`."""
+    return metadata.get("format") == json.dumps(FORMAT)
+
+
+def from_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Checkpoint:
+    """What `read_safetensors` found in a file, as a checkpoint."""
+    values = _metadata(path, metadata)
     thresholds = values["thresholds"]
     return Checkpoint(
-        tensors=tensors,
+        tensors={**tensors, **{second: tensors[first] for second, first in values["shared"].items()}},
         config=values["config"],
         label_map=LabelMap.from_json(values["labels"]),
         preprocessing=Preprocessing.from_json(values["preprocessing"]),
@@ -180,8 +206,8 @@ def _store_once(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, shared
 
 
-def _refuse_pickles(path: Path) -> None:
-    """Stop before a file that could run code when opened."""
+def is_pickled(path: Path) -> bool:
+    """Whether a file's name or first bytes are those of a pickle. Raises `InputError` where it cannot be read."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not a checkpoint file")
     try:
@@ -192,17 +218,12 @@ def _refuse_pickles(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     # The first 8 bytes of a safetensors file are its header's length, any number; then the header's JSON opens.
-    if path.suffix.lower() in PICKLE_SUFFIXES or (start.startswith(PICKLE_STARTS) and start[8:] not in (b"", b"{")):
-        raise InputError(
-            f"{path}: a pickled checkpoint can run code when it is opened, so only .safetensors files are read in this "
-            "version; to convert it safely, read it with torch.load(path, weights_only=True), put the tensors into "
-            "detrove.create(...) with detrove.checkpoints.load_weights and call detrove.save"
-        )
+    return path.suffix.lower() in PICKLE_SUFFIXES or (start.startswith(PICKLE_STARTS) and start[8:] not in (b"", b"{"))
 
 
 def _metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The metadata, decoded and checked."""
-    if metadata.get("format") != json.dumps(FORMAT):
+    if not is_own(metadata):
         raise InputError(
             f"{path}: a safetensors file, but not one that detrove saved (it names no model and no classes); "
             "put its tensors into detrove.create(...) with detrove.checkpoints.load_weights and call detrove.save"

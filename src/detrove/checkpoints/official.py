@@ -9,7 +9,7 @@ shares.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -263,6 +263,13 @@ class ImportReport:
     dropped: dict[str, tuple[str, ...]]
 
 
+_ARGUMENTS = {"nheads": "num_heads", "dilation": "dilation"}
+"""Settings of the official trainings that shapes do not tell and the config needs, by their names and ours."""
+
+_HINTS = {"random_refpoints_xy": "random_xy"}
+"""The same for settings that only tell how a training began."""
+
+
 def import_tensors(tensors: Mapping[str, Tensor], source: str, model: str | None = None) -> Checkpoint:
     """An official state dict as a checkpoint of ours: names, config, preprocessing, labels, preset.
 
@@ -274,13 +281,19 @@ def import_tensors(tensors: Mapping[str, Tensor], source: str, model: str | None
 
 
 def import_with_report(
-    tensors: Mapping[str, Tensor], source: str, model: str | None = None
+    tensors: Mapping[str, Tensor],
+    source: str,
+    model: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> tuple[Checkpoint, ImportReport]:
-    """`import_tensors`, and what became of every key."""
+    """`import_tensors`, and what became of every key.
+
+    `arguments` are the settings of the official training where its file keeps them: they tell what shapes do not.
+    """
     tensors = _without_prefix(tensors)
     layout, translation = _recognise(tensors, source)
-    facts = _facts(layout, translation, source)
-    hints = [PUBLISHED[Path(source).name].preset] if Path(source).name in PUBLISHED else []
+    facts = _facts(layout, translation, source, arguments or {})
+    hints = _hints(layout.detector, source, arguments or {})
     preset, config = preset_for(layout.detector, facts, source, model, hints)
     with torch.device("meta"):  # names and shapes alone
         network = catalogue.build(config)
@@ -342,18 +355,34 @@ def _recognise(tensors: Mapping[str, Tensor], source: str) -> tuple[Layout, Tran
     return layout, translation
 
 
-def _facts(layout: Layout, translation: Translation, source: str) -> dict[str, Any]:
-    """What names and shapes tell; a model that keeps its heads a second time in the decoder does refine boxes."""
+def _facts(layout: Layout, translation: Translation, source: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What names, shapes and the training's settings tell."""
     try:
         facts = facts_of(layout.detector, translation.tensors)
-    except (KeyError, StopIteration) as error:
+    except KeyError as error:
         raise InputError(
-            f"{source}: only a part of a detector: {len(translation.tensors)} keys of {layout.detector} are there, but "
-            f"not {error.args[0] if error.args else 'its class head'}; take the whole state dict"
+            f"{source}: only a part of a detector: it lacks {error.args[0]}, by the names of detrove; take the whole "
+            f"state dict of {layout.detector}"
         ) from None
-    if layout.detector == "deformable" and translation.dropped:
-        facts["refine"] = facts["refine"] or SECOND_NAMES in _by_kind(layout, translation.dropped)
-    return facts
+    if layout.detector == "deformable" and SECOND_NAMES in _by_kind(layout, translation.dropped):
+        facts["refine"] = True  # heads stand in the decoder where it uses them, equal or not
+    settings = {each.name for each in fields(catalogue.DETECTORS[layout.detector].Config)}
+    told = {ours: arguments[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in arguments}
+    return facts | {key: value for key, value in told.items() if key in settings}
+
+
+def _hints(detector: str, source: str, arguments: Mapping[str, Any]) -> list[str]:
+    """The presets that a published file's name, or the training's settings, point at among several."""
+    name = Path(source).name
+    if name in PUBLISHED:
+        return [PUBLISHED[name].preset]
+    told = {ours: arguments[theirs] for theirs, ours in _HINTS.items() if theirs in arguments}
+    presets = catalogue.DETECTORS[detector].PRESETS
+    return [
+        name
+        for name, preset in presets.items()
+        if told and all(getattr(preset.config, key, value) == value for key, value in told.items())
+    ]
 
 
 def _left_out(layout: Layout) -> list[str]:

@@ -37,7 +37,7 @@ def facts_of(detector: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     absent.
     """
     facts = _stacked(tensors) if detector == "stacked" else _single(tensors)
-    head = next(key for key in ("class_head.weight", "class_heads.0.weight") if key in tensors)
+    head = "class_head.weight" if "class_head.weight" in tensors else "class_heads.0.weight"
     softmax = catalogue.DETECTORS[detector].Config().scores == "softmax"
     facts["num_classes"] = len(tensors[head]) - softmax  # there the last slot is "no object"
     trunk = _trunk(tensors)
@@ -80,8 +80,8 @@ def preset_for(
         fitting = [name for name in fitting if name in set(hints)] or fitting
     if len(fitting) > 1:
         raise InputError(
-            f"{source}: the shapes of its weights fit {', '.join(fitting)}; say which: model={fitting[0]!r}, on the "
-            f"command line --model {fitting[0]}"
+            f"{source}: the shapes of its weights fit {', '.join(fitting)}; say which: model={fitting[0]!r} in Python, "
+            f"or detrove convert {source} NEW.safetensors --model {fitting[0]}"
         )
     return fitting[0], _config(fitting[0], facts)
 

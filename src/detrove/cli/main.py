@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
+from detrove.cli.convert import convert
 from detrove.cli.demo import demo
 from detrove.cli.eval import evaluate_weights
 from detrove.cli.models import models
@@ -46,7 +47,14 @@ def make_app() -> App:
         suppress_keyboard_interrupt=False,
         result_action="return_value",
     )
-    verbs = {"demo": demo, "train": train, "eval": evaluate_weights, "predict": predict, "models": models}
+    verbs = {
+        "demo": demo,
+        "train": train,
+        "eval": evaluate_weights,
+        "predict": predict,
+        "convert": convert,
+        "models": models,
+    }
     for place, (name, verb) in enumerate(verbs.items()):
         app.command(verb, name=name, sort_key=place, help_format="markdown")
     app.register_install_completion_command(help="Let the Tab key complete verbs and options.")

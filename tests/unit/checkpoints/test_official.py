@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from detrove.checkpoints import official
+from detrove.checkpoints import Checkpoint, official
+from detrove.checkpoints.coco_labels import COCO_CATEGORIES, labels_of_head
+from detrove.errors import InputError
 from detrove.models import catalogue
+from detrove.models.preset import Preset
+from detrove.structures import LabelMap, Preprocessing
 
 LAYOUTS = {
     "detr": "detr-r50",
@@ -64,3 +69,116 @@ def test_every_key_of_the_official_files(shared: Path, layout: str, preset: str)
     back = official.export_tensors(checkpoint)
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[key], tensors[key]) for key in tensors)
+
+
+def test_a_panoptic_file_is_read_without_its_mask_head(shared: Path) -> None:
+    """250 slots; the detector under `detr.`, the segmentation beside it."""
+    tensors = {f"detr.{key}": value for key, value in random_file(shared, "detr").items()}
+    tensors |= {f"detr.class_embed.{p}": torch.randn(251, *shape) for p, shape in (("weight", [256]), ("bias", []))}
+    tensors |= {"bbox_attention.q_linear.weight": torch.zeros(1), "mask_head.lay1.weight": torch.zeros(1)}
+    checkpoint, report = official.import_with_report(tensors, "files/detr-r50-panoptic-00ce5173.pth")
+    assert report.dropped == {"mask head": ("bbox_attention.q_linear.weight", "mask_head.lay1.weight")}
+    assert checkpoint.config["num_classes"] == len(checkpoint.label_map) == 250
+    assert checkpoint.preset == "detr-r50"
+    names = checkpoint.label_map.names
+    assert (names[1], names[90], names[200], names[0], names[201]) == ("person", "toothbrush", "rug-merged", "", "")
+
+
+def test_a_name_among_the_published_ones_chooses(shared: Path) -> None:
+    tensors = random_file(shared, "detr")
+    assert official.import_tensors(tensors, "x/detr-r50-dc5-f0fb7ef5.pth").preset == "detr-r50-dc5"
+    with pytest.raises(InputError, match="fit detr-r50, detr-r50-dc5; say which: model='detr-r50'"):
+        official.import_tensors(tensors, "x/checkpoint.pth")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [
+        ({"dilation": False, "random_refpoints_xy": False}, "dab-r50"),
+        ({"dilation": True, "random_refpoints_xy": False}, "dab-r50-dc5"),
+        ({"dilation": True, "random_refpoints_xy": True}, "dab-r50-dc5-fixxy"),
+    ],
+)
+def test_the_trainings_settings_choose(shared: Path, arguments: dict[str, bool], preset: str) -> None:
+    checkpoint, _ = official.import_with_report(random_file(shared, "dab"), "checkpoint.pth", None, arguments)
+    assert checkpoint.preset == preset
+    assert checkpoint.config["dilation"] == arguments["dilation"]
+
+
+def test_settings_that_contradict_the_named_model(shared: Path) -> None:
+    with pytest.raises(InputError, match="num_heads is 4 in the weights and 8 in detr-r50"):
+        official.import_with_report(random_file(shared, "detr"), "a.pth", "detr-r50", {"nheads": 4})
+
+
+def test_more_patterns_and_other_classes_and_queries(shared: Path) -> None:
+    tensors = random_file(shared, "dab") | {"transformer.patterns.weight": torch.randn(3, 256)}
+    tensors |= {"class_embed.weight": torch.randn(7, 256), "class_embed.bias": torch.randn(7)}
+    tensors["refpoint_embed.weight"] = torch.randn(40, 4)
+    checkpoint = official.import_tensors(tensors, "checkpoint.pth", "dab-r50-3patterns")
+    assert (checkpoint.config["num_classes"], checkpoint.config["num_queries"]) == (7, 40)
+    assert checkpoint.label_map.names == ["0", "1", "2", "3", "4", "5", "6"]
+    with pytest.raises(InputError, match="num_patterns is 3 in the weights and 0 in dab-r50;"):
+        official.import_tensors(tensors, "checkpoint.pth", "dab-r50")
+
+
+def test_equal_heads_in_the_decoder_still_mean_refinement(shared: Path) -> None:
+    """A refining model before its training: its heads are clones, but they stand in the decoder."""
+    tensors = random_file(shared, "deformable-refine")
+    tensors = {key: tensors[re.sub(r"(class|bbox)_embed\.\d", r"\1_embed.0", key)] for key in tensors}
+    assert official.import_tensors(tensors, "checkpoint.pth").preset == "deformable-refine-r50"
+
+
+def test_counters_of_batch_norm_are_left_out(shared: Path) -> None:
+    tensors = random_file(shared, "conditional") | {"backbone.0.body.bn1.num_batches_tracked": torch.tensor(3)}
+    _, report = official.import_with_report(tensors, "checkpoint.pth", "conditional-r50")
+    assert report.dropped == {"counters of BatchNorm": ("backbone.0.body.bn1.num_batches_tracked",)}
+
+
+def test_a_variant_that_is_not_in_the_family(shared: Path) -> None:
+    tensors = random_file(shared, "dab") | {"transformer.decoder.query_scale.weight": torch.zeros(6, 256)}
+    with pytest.raises(InputError, match=r"looks like dab, but 1 of its 591 keys are unknown there \(transformer\.dec"):
+        official.import_tensors(tensors, "checkpoint.pth", "dab-r50")
+
+
+@pytest.mark.parametrize("tensors", [{}, {"fc.weight": torch.zeros(1), "fc.bias": torch.zeros(1)}])
+def test_no_detector_at_all(tensors: dict[str, Tensor]) -> None:
+    with pytest.raises(InputError, match=r"^a\.pth: holds no detector of the family"):
+        official.import_tensors(tensors, "a.pth")
+
+
+def test_a_trunk_alone(shared: Path) -> None:
+    tensors = {key: value for key, value in random_file(shared, "detr").items() if key.startswith("backbone")}
+    with pytest.raises(InputError, match="only a part of a detector"):
+        official.import_tensors(tensors, "a.pth")
+
+
+def test_a_missing_key_is_named(shared: Path) -> None:
+    tensors = random_file(shared, "sdetr")
+    del tensors["mytransformer2.decoder.norm.bias"]
+    with pytest.raises(InputError, match=r"a\.pth as stacked-r50: .* missing in the weights \(stacks\.1\.decoder_norm"):
+        official.import_tensors(tensors, "a.pth")
+
+
+def test_what_the_official_code_cannot_hold(toy_presets: dict[str, Preset]) -> None:
+    config = catalogue.config_to_json(toy_presets["detr-toy"].config)
+    checkpoint = Checkpoint({}, config, LabelMap(()), Preprocessing(), None, None, {}, "0", Path("x"))
+    with pytest.raises(InputError, match="detrove has no official layout"):
+        official.export_tensors(replace(checkpoint, config={"detector": "detrove"}))
+    with pytest.raises(InputError, match="no counterpart of another_head"):
+        official.export_tensors(replace(checkpoint, tensors={"another_head.weight": torch.zeros(1)}))
+
+
+def test_names_and_addresses_of_the_published_files() -> None:
+    for name, published in official.PUBLISHED.items():
+        assert published.url.startswith("https://")
+        assert published.url.endswith(f"/{name}")
+        assert published.preset in catalogue.PRESETS
+
+
+def test_coco_names_are_those_of_the_data_set(shared: Path) -> None:
+    [path] = sorted((shared / "data" / "coco-mini").rglob("*train*.json"))[:1]
+    categories = json.loads(path.read_text(encoding="utf-8"))["categories"]
+    assert {each["id"]: each["name"] for each in categories} == COCO_CATEGORIES
+    assert len(COCO_CATEGORIES) == 80
+    assert labels_of_head(91).slot_of_name("toothbrush") == 90
+    assert labels_of_head(91).entries[12] is None

@@ -40,6 +40,7 @@ def test_the_first_screen_says_what_to_do_first(detrove_command: Callable) -> No
         ("train", ["--output", "--json", "--resume"]),
         ("eval", ["--output", "--json", "--split"]),
         ("predict", ["--output", "--json", "--threshold"]),
+        ("convert", ["--model", "--to", "--json"]),
         ("models", ["--json"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import detrove
+from detrove.checkpoints.coco_labels import COCO_CATEGORIES
 from detrove.errors import InputError
 from detrove.models import catalogue
 from detrove.structures import LabelMap, Preprocessing
@@ -65,6 +67,26 @@ def test_weights_of_another_model_list_both_sides(tmp_path: Path) -> None:
     assert "keys of the weights are unknown to the model (box_head.0.bias, " in message
     assert "have another shape (" in message
     assert "\n" not in message
+
+
+def test_an_official_checkpoint_names_what_it_sees(tmp_path: Path, official_file: Callable[..., Path]) -> None:
+    """Its file name is enough in real life; the toy's is no published one."""
+    path = official_file(tmp_path / "checkpoint.pth")
+    detector = detrove.load(path, model="detr-toy")
+    assert detector.name == "detr-toy"
+    assert detector.preprocessing == catalogue.preset("detr-toy").preprocessing
+    assert not detector.model.training
+    found = detector.predict(np.zeros((48, 64, 3), dtype=np.uint8), threshold=0.0)
+    assert len(found) == 5
+    assert set(found.names) <= {"", *COCO_CATEGORIES.values()}
+    theirs = torch.load(path, weights_only=True)["model"]
+    assert torch.equal(detector.model.state_dict()["class_head.bias"], theirs["class_embed.bias"])
+
+
+def test_an_official_checkpoint_of_two_candidates_asks(tmp_path: Path, official_file: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match="fit detr-toy, detr-toy-dc5; say which"):
+        detrove.load(official_file(tmp_path / "checkpoint.pth"))
+    assert detrove.load(official_file(tmp_path / "checkpoint.pth", dilation=False)).name == "detr-toy"
 
 
 def test_an_unknown_model_offers_the_nearest(tmp_path: Path) -> None:
