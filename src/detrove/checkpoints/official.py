@@ -368,7 +368,8 @@ def _facts(layout: Layout, translation: Translation, source: str, arguments: Map
         facts["refine"] = True  # heads stand in the decoder where it uses them, equal or not
     settings = {each.name for each in fields(catalogue.DETECTORS[layout.detector].Config)}
     told = {ours: arguments[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in arguments}
-    return facts | {key: value for key, value in told.items() if key in settings}
+    # dilation is told even to a detector that has no such setting: its presets then disagree
+    return facts | {key: value for key, value in told.items() if key in settings or value is True}
 
 
 def _hints(detector: str, source: str, arguments: Mapping[str, Any]) -> list[str]:

@@ -155,12 +155,13 @@ def _presets_of(detector: str) -> list[str]:
 
 
 def _disagreements(name: str, facts: Mapping[str, Any]) -> list[str]:
-    """Every setting in which a preset and the weights differ, as a phrase."""
+    """Every setting in which a preset and the weights differ, as a phrase; one that its config lacks is off."""
     config = catalogue.preset(name).config
+    settings = {key: getattr(config, key, False) for key in facts if key not in OF_THE_DATA}
     return [
-        f"{key} is {value} in the weights and {getattr(config, key)} in {name}"
-        for key, value in facts.items()
-        if key not in OF_THE_DATA and getattr(config, key) != value
+        f"{key} is {facts[key]} in the weights and {value} in {name}"
+        for key, value in settings.items()
+        if value != facts[key]
     ]
 
 
@@ -187,7 +188,7 @@ def _refuse_disagreement(detector: str, facts: Mapping[str, Any], source: str, m
 def _no_preset(detector: str, facts: Mapping[str, Any], source: str, presets: list[str]) -> str:
     nearest = min(presets, key=lambda name: len(_disagreements(name, facts)))
     return (
-        f"{source}: weights of detector {detector!r} that no published model has; the nearest is {nearest}, but "
-        f"{'; '.join(_disagreements(nearest, facts))}; build it with detrove.create({nearest!r}, ...) and fill it with "
-        "detrove.checkpoints.load_weights"
+        f"{source}: weights of detector {detector!r} as no model of the catalogue has them; the nearest is {nearest}, "
+        f"but {'; '.join(_disagreements(nearest, facts))}; build it with detrove.create({nearest!r}, ...) and fill it "
+        "with detrove.checkpoints.load_weights"
     )

@@ -110,6 +110,21 @@ def test_settings_that_contradict_the_named_model(shared: Path) -> None:
         official.import_with_report(random_file(shared, "detr"), "a.pth", "detr-r50", {"nheads": 4})
 
 
+def test_dilation_where_the_detector_has_none(shared: Path) -> None:
+    tensors = random_file(shared, "deformable")
+    arguments = {"dilation": False, "nheads": 8, "num_feature_levels": 4}
+    assert official.import_with_report(tensors, "a.pth", None, arguments)[0].preset == "deformable-r50"
+    with pytest.raises(InputError, match="dilation is True in the weights and False in deformable-r50"):
+        official.import_with_report(tensors, "a.pth", None, {**arguments, "dilation": True})
+
+
+def test_one_level_of_deformable_detr_is_not_in_the_catalogue(shared: Path) -> None:
+    """The repository's single-scale files."""
+    tensors = random_file(shared, "deformable") | {"transformer.level_embed": torch.zeros(1, 256)}
+    with pytest.raises(InputError, match="but num_levels is 1 in the weights and 4 in deformable-r50"):
+        official.import_tensors(tensors, "a.pth")
+
+
 def test_more_patterns_and_other_classes_and_queries(shared: Path) -> None:
     tensors = random_file(shared, "dab") | {"transformer.patterns.weight": torch.randn(3, 256)}
     tensors |= {"class_embed.weight": torch.randn(7, 256), "class_embed.bias": torch.randn(7)}

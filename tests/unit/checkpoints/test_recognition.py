@@ -101,5 +101,5 @@ def test_an_unknown_model_offers_the_nearest() -> None:
 
 def test_shapes_of_no_preset_name_the_nearest() -> None:
     facts = facts_of(*tensors_of("conditional-r101")) | {"num_decoder_layers": 2}
-    with pytest.raises(InputError, match="that no published model has; the nearest is conditional-r101, but num_deco"):
+    with pytest.raises(InputError, match="as no model of the catalogue has them; the nearest is conditional-r101, but"):
         preset_for("conditional", facts, "a.pth")
