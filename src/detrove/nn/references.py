@@ -35,8 +35,8 @@ def initial_proposals(masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, 
     """A box on every cell, before the sigmoid, w = h = 0.05 · 2^level: (B, T, 4), +∞ where it does not count; and
     whether it counts, (B, T, 1): inside the picture and all four numbers in (0.01, 0.99)."""
     centres = cell_centres(masks, dtype)
-    sizes = [torch.full((m.shape[1] * m.shape[2],), 0.05 * 2.0**level) for level, m in enumerate(masks)]
-    size = torch.cat(sizes).to(centres)[None, :, None].expand(len(centres), -1, 2)
+    sizes = [centres.new_full((m.shape[1] * m.shape[2],), 0.05 * 2.0**level) for level, m in enumerate(masks)]
+    size = torch.cat(sizes)[None, :, None].expand(len(centres), -1, 2)
     boxes = torch.cat((centres, size), dim=-1)
     valid = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1)  # centres in padding are above 1
     unactivated = torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], float("inf"))

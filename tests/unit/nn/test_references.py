@@ -71,7 +71,8 @@ def test_proposals_only_where_there_is_picture(masks):
             assert bool(valid[picture, token]) == inside
             if inside:
                 expected = [math.log(value / (1 - value)) for value in (x, y, size, size)]
-                torch.testing.assert_close(unactivated[picture, token], torch.tensor(expected, dtype=torch.float64))
+                expected = torch.tensor(expected, dtype=torch.float64)
+                torch.testing.assert_close(unactivated[picture, token], expected, rtol=0, atol=1e-12)
             else:
                 assert (unactivated[picture, token] == math.inf).all()
 
