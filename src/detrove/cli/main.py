@@ -11,6 +11,7 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError
 
 from detrove.cli.convert import convert
+from detrove.cli.data import make_data_app
 from detrove.cli.demo import demo
 from detrove.cli.eval import evaluate_weights
 from detrove.cli.models import models
@@ -57,6 +58,7 @@ def make_app() -> App:
     }
     for place, (name, verb) in enumerate(verbs.items()):
         app.command(verb, name=name, sort_key=place, help_format="markdown")
+    app.command(make_data_app(place=len(verbs)))
     app.register_install_completion_command(help="Let the Tab key complete verbs and options.")
     return app
 

@@ -6,25 +6,33 @@ Found: `annotations/instances_train2017.json` beside `train2017/` (COCO's own la
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import os
+from array import array
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detrove.data.annotations import (
-    AnnotatedBox,
-    AnnotatedPicture,
-    Annotations,
+from detrove.data.annotations import Annotations, AnnotationsBuilder
+from detrove.data.faults import AnnotationError, Fault, Faults
+from detrove.data.files import (
+    LARGEST_SIDE,
+    FolderListings,
     canonical_split,
     choose_split,
     finite,
+    not_finite,
     read_text,
 )
-from detrove.errors import InputError
+from detrove.data.json_entries import read_entries
 
 DESCRIPTION = "COCO JSON (annotations/instances_SPLIT.json, or SPLIT/_annotations.coco.json)"
 
 _BESIDE_PICTURES = "_annotations.coco.json"
+_LARGEST_ID = 2**53
 _OTHER_TASKS = ("captions", "person_keypoints", "image_info", "stuff", "panoptic")
 
 
@@ -45,16 +53,16 @@ def find_splits(path: Path) -> dict[str, Path]:
     }
 
 
-def read(path: Path, split: str) -> Annotations:
-    """One split, boxes exactly as written; `InputError` names what is wrong with the file and where."""
+def read(path: Path, split: str, faults: Faults) -> Annotations:
+    """One split, boxes exactly as written; `faults` hears of what is wrong with the file and where."""
     files = find_splits(path)
     file = files[choose_split(files, split, path)]
     content = _load(file)
-    categories = _merged_categories(files.values(), file, content)
-    pictures = _read_pictures(file, content["images"])
-    for annotation in content["annotations"]:
-        _add_box(annotation, pictures, categories, file)
-    return Annotations(list(pictures.values()), categories)
+    categories = _merged_categories(files.values(), file, content.categories, faults)
+    builder = AnnotationsBuilder("annotation")
+    pictures = _add_pictures(builder, file, content, faults)
+    _add_boxes(builder, file, content.boxes, pictures, categories, faults)
+    return builder.finish(categories)
 
 
 def _split_in_name(file: Path) -> str:
@@ -71,44 +79,102 @@ def _may_hold_boxes(file: Path) -> bool:
     )
 
 
-def _parse(file: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{file}:{error.lineno}: broken JSON ({error.msg}, column {error.colno}); export the annotations again"
-        ) from None
+class _Boxes:
+    """The entries of `annotations` in columns, before anything is known of pictures and categories.
+
+    What has no four finite numbers for a box is kept whole in `odd`, by its position in the list.
+    """
+
+    def __init__(self) -> None:
+        self.image_ids: list[Any] = []
+        self.category_ids: list[Any] = []
+        self.ids: list[int | str] = []
+        self.xywh, self.area = array("d"), array("d")
+        self.is_crowd = bytearray()
+        self.lines = array("q")
+        self.odd: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, entry: Any, line: int) -> None:
+        """One entry, whatever it is, and the line on which it begins."""
+        fields = entry if isinstance(entry, dict) else {}
+        bbox, area, id = fields.get("bbox"), fields.get("area"), fields.get("id", "(without id)")
+        numbers = finite(bbox) if isinstance(bbox, list) and len(bbox) == 4 else None
+        if numbers is None:
+            self.odd[len(self)] = entry
+            numbers = (math.nan,) * 4
+        self.image_ids.append(fields.get("image_id", ""))
+        self.category_ids.append(fields.get("category_id"))
+        self.xywh.extend(numbers)
+        self.area.append((finite((area,)) or (math.nan,))[0])
+        self.is_crowd.append(bool(fields.get("iscrowd", 0)))
+        self.lines.append(line)
+        self.ids.append(id if isinstance(id, int | str) else str(id))
 
 
-def _load(file: Path) -> dict[str, Any]:
-    content = _parse(file, read_text(file))
+@dataclass
+class _Content:
+    """What a COCO file holds; `image_lines` and `boxes.lines` say where, 0 where that is unknown."""
+
+    images: list[Any] = field(default_factory=list)
+    image_lines: list[int] = field(default_factory=list)
+    categories: list[Any] = field(default_factory=list)
+    boxes: _Boxes = field(default_factory=_Boxes)
+
+    def add_image(self, entry: Any, line: int) -> None:
+        """One entry of `images` and the line on which it begins."""
+        self.images.append(entry)
+        self.image_lines.append(line)
+
+
+def _load(file: Path) -> _Content:
+    content = _Content()
+    take = {"images": content.add_image, "annotations": content.boxes.add}
+    top = read_entries(file, read_text(file), take)
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(f"{file}: not COCO JSON: it has no list {key!r}; export the annotations again as COCO")
-    if not content["images"]:
-        raise InputError(f"{file}: lists no pictures; export the annotations again, or name another split")
+        if not isinstance(top, dict) or not isinstance(top.get(key), list):
+            message, remedy = f"not COCO JSON: it has no list {key!r}", "export the annotations again as COCO"
+            raise AnnotationError(Fault("broken file", file, message, remedy))
+    if not content.images:
+        remedy = "export the annotations again, or name another split"
+        raise AnnotationError(Fault("no pictures", file, "lists no pictures", remedy, num_boxes=len(content.boxes)))
+    content.categories = top["categories"]
     return content
 
 
-def _merged_categories(files: Iterable[Path], own_file: Path, own: Mapping[str, Any]) -> dict[int, str]:
+def _merged_categories(files: Iterable[Path], own_file: Path, own: list[Any], faults: Faults) -> dict[int, str]:
     """The categories of all splits, so that every split has the same label map."""
     merged: dict[int, str] = {}
     origin: dict[int, Path] = {}
     for file in files:
-        entries = own["categories"] if file == own_file else _categories_only(file)
-        for entry in entries:
+        for entry in own if file == own_file else _categories_of_another(file, faults):
             try:
                 id, name = int(entry["id"]), str(entry["name"])
-            except (KeyError, TypeError, ValueError):
-                raise InputError(f"{file}: a category must have a number 'id' and a 'name', got {entry}") from None
-            if merged.setdefault(id, name) != name:
-                raise InputError(
-                    f"{file}: category {id} is {name!r} but {merged[id]!r} in {origin[id]}; make the files agree"
-                )
-            origin.setdefault(id, file)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                id, name = _LARGEST_ID + 1, ""
+            if abs(id) > _LARGEST_ID:
+                message = f"a category must have a number 'id' and a 'name', got {_shown(entry)}"
+                faults.add(Fault("bad category", file, message, "correct or delete it"))
+            elif merged.setdefault(id, name) != name:
+                message = f"category {id} is {name!r} but {merged[id]!r} in {origin[id]}"
+                faults.add(Fault("bad category", file, message, "make the files agree"))
+            else:
+                origin.setdefault(id, file)
     if not merged:
-        raise InputError(f"{own_file}: lists no categories; export the annotations again with their class names")
+        message, remedy = "lists no categories", "export the annotations again with their class names"
+        raise AnnotationError(Fault("bad category", own_file, message, remedy))
     return merged
+
+
+def _categories_of_another(file: Path, faults: Faults) -> list[Any]:
+    """The `categories` of a split that is not being read; where it is broken, the reading of its own says so."""
+    try:
+        return _categories_only(file)
+    except AnnotationError as error:
+        faults.add(error.fault)
+        return []
 
 
 def _categories_only(file: Path) -> list[Any]:
@@ -119,67 +185,108 @@ def _categories_only(file: Path) -> list[Any]:
     if position >= 0 and start >= 0:
         try:
             entries, _ = json.JSONDecoder().raw_decode(text, start)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             entries = []
         if entries and all(isinstance(entry, dict) and "id" in entry and "name" in entry for entry in entries):
             return entries
-    return _load(file)["categories"]
+    return _load(file).categories
 
 
-def _read_pictures(file: Path, images: list[dict[str, Any]]) -> dict[int | str, AnnotatedPicture]:
-    pictures: dict[int | str, AnnotatedPicture] = {}
-    folder = _picture_folder(file, images[0])
-    for image in images:
+def _add_pictures(builder: AnnotationsBuilder, file: Path, content: _Content, faults: Faults) -> dict[Any, int]:
+    """Picture id -> index in the builder."""
+    pictures: dict[Any, int] = {}
+    folder = _picture_folder(file, content, faults)
+    for image, line in zip(content.images, content.image_lines, strict=True):
+        fault = functools.partial(Fault, "bad picture entry", file, line=line or None)
         try:
             image_id, name = image["id"], str(image["file_name"])
             width, height = int(image["width"]), int(image["height"])
-        except (KeyError, TypeError, ValueError):
-            raise InputError(f"{file}: a picture must have id, file_name, width and height, got {image}") from None
-        if image_id in pictures:
-            raise InputError(f"{file}: two pictures have the id {image_id}; export the annotations again")
-        if width < 1 or height < 1:
-            raise InputError(f"{file}: picture {name} is said to be {width}x{height}; write its true size")
-        pictures[image_id] = AnnotatedPicture(folder / name, image_id, width, height, file)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            message = f"a picture must have id, file_name, width and height, got {_shown(image)}"
+            faults.add(fault(message, "correct or delete it"))
+            continue
+        if isinstance(image_id, float) and image_id.is_integer():
+            image_id = int(image_id)
+        if not isinstance(image_id, int | str):
+            faults.add(fault(f"the id of picture {name} is no number or text", "export the annotations again"))
+        elif image_id in pictures:
+            faults.add(fault(f"two pictures have the id {image_id}", "export the annotations again"))
+        elif not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
+            faults.add(fault(f"picture {name} is said to be {width}x{height}", "write its true size"))
+        else:
+            pictures[image_id] = builder.add_picture(os.path.join(folder, name), image_id, width, height, file)
     return pictures
 
 
-def _picture_folder(file: Path, first: Mapping[str, Any]) -> Path:
+def _picture_folder(file: Path, content: _Content, faults: Faults) -> Path:
     """The folder that holds the first picture, of those where people put them."""
-    name = str(first.get("file_name", ""))
+    names = [str(image.get("file_name", "")) for image in content.images if isinstance(image, dict)]
     split = _split_in_name(file)
     short = canonical_split(split)
     candidates = [file.parent]
     for root in dict.fromkeys((file.parent.parent if file.parent.name == "annotations" else file.parent, file.parent)):
         for inner in (split, short, f"images/{split}", f"images/{short}", f"{short}/images", "images", ""):
             candidates.append(root / inner)
-    for folder in dict.fromkeys(candidates):
-        if name and (folder / name).is_file():
-            return folder
-    looked = ", ".join(str(folder) for folder in dict.fromkeys(candidates[1:4]))
-    raise InputError(f"{file}: its picture {name!r} is not found; looked in {looked}, …; put the pictures there")
+    candidates = list(dict.fromkeys(candidates))
+    listings = FolderListings()
+    for name in names if not faults.strict else names[:1]:
+        for folder in candidates:
+            if name and str(folder / name) in listings:
+                return folder
+    looked = ", ".join(str(folder) for folder in candidates[1:4])
+    message = f"its picture {next(iter(names), '')!r} is not found; looked in {looked}, …"
+    faults.add(Fault("missing picture", file, message, "put the pictures there"))
+    return file.parent
 
 
-def _add_box(
-    annotation: Mapping[str, Any],
-    pictures: Mapping[int | str, AnnotatedPicture],
-    categories: Mapping[int, str],
+def _add_boxes(
+    builder: AnnotationsBuilder,
     file: Path,
+    boxes: _Boxes,
+    pictures: Mapping[Any, int],
+    categories: Mapping[int, str],
+    faults: Faults,
 ) -> None:
-    where = f"annotation {annotation.get('id', '(without id)')}"
-    picture = pictures.get(annotation.get("image_id", ""))
-    if picture is None:
-        raise InputError(
-            f"{file}: {where} names an unknown picture (image_id {annotation.get('image_id')}); "
-            "add the picture to 'images' or delete the annotation"
+    xywh = memoryview(boxes.xywh)
+    for position, (image_id, category_id, id) in enumerate(
+        zip(boxes.image_ids, boxes.category_ids, boxes.ids, strict=True)
+    ):
+        picture = pictures.get(image_id) if isinstance(image_id, int | float | str) else None
+        if picture is None or type(category_id) is not int or category_id not in categories or position in boxes.odd:
+            known = picture is not None
+            faults.add(_box_fault(file, boxes, position, known, categories))
+            continue
+        builder.add_box(
+            picture,
+            category_id,
+            xywh[4 * position : 4 * position + 4],
+            id,
+            boxes.lines[position],
+            bool(boxes.is_crowd[position]),
+            boxes.area[position],
         )
-    category_id = annotation.get("category_id")
-    if not isinstance(category_id, int) or category_id not in categories:
-        raise InputError(f"{file}: {where} names an unknown category ({category_id}); add it to 'categories'")
-    bbox = annotation.get("bbox")
+
+
+def _box_fault(file: Path, boxes: _Boxes, position: int, known: bool, categories: Mapping[int, str]) -> Fault:
+    """Why an entry of `annotations` cannot be used; `known` says whether its picture is."""
+    where = f"annotation {boxes.ids[position]}"
+    fault = functools.partial(Fault, file=file, line=boxes.lines[position] or None, entry=where, num_boxes=1)
+    category_id = boxes.category_ids[position]
+    if not known:
+        message = f"{where} names an unknown picture (image_id {_shown(boxes.image_ids[position])})"
+        return fault("unknown picture", message=message, remedy="add the picture to 'images' or delete the annotation")
+    if type(category_id) is not int or category_id not in categories:
+        message = f"{where} names an unknown category ({_shown(category_id)})"
+        return fault("unknown category", message=message, remedy="add it to 'categories'")
+    bbox = boxes.odd[position].get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
-        raise InputError(f"{file}: {where} has no bbox [x, y, width, height]; correct or delete it")
-    x, y, width, height = finite(bbox, f"{file}: bbox of {where}")
-    area = annotation.get("area")
-    is_crowd = bool(annotation.get("iscrowd", 0))
-    box = AnnotatedBox(category_id, (x, y, width, height), where, is_crowd, None if area is None else float(area))
-    picture.boxes.append(box)
+        message = f"{where} has no bbox [x, y, width, height]"
+    else:
+        message = f"bbox of {where}: {not_finite(bbox)}"
+    return fault("bad box", message=message, remedy="correct or delete it")
+
+
+def _shown(value: Any) -> str:
+    """A value of the file for a message, of a bearable length."""
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -8,19 +8,20 @@ those of pycocotools on the file itself; for the other formats, which have no su
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from PIL import Image
 
 from detrove.boxes import xyxy_to_cxcywh
-from detrove.data.annotations import EXIF_ORIENTATION, AnnotatedBox, AnnotatedPicture, Annotations
+from detrove.data.annotations import Annotations
+from detrove.data.faults import Fault, Faults
+from detrove.data.files import EXIF_ORIENTATION, FolderListings
 from detrove.errors import InputError
 from detrove.pictures import read_picture
 from detrove.structures import LabelMap, Targets
@@ -38,7 +39,7 @@ _UNDO_ORIENTATION = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
     """What is known of a picture before it is read.
 
@@ -55,6 +56,12 @@ class Record:
     is_crowd: np.ndarray
     area: np.ndarray
 
+    def __eq__(self, other: object) -> bool:
+        """Equal in every value; records are made anew each time that they are asked for."""
+        if not isinstance(other, Record):
+            return NotImplemented
+        return all(np.array_equal(value, vars(other)[name]) for name, value in vars(self).items())
+
 
 @dataclass
 class Sample:
@@ -64,25 +71,65 @@ class Sample:
     targets: Targets
 
 
+class Records(Sequence[Record]):
+    """The records of a split, made when they are asked for from the columns that hold them.
+
+    `boxes_xyxy`, `labels`, `is_crowd` and `area` hold the clean boxes of all pictures, one picture's together.
+    """
+
+    def __init__(self, annotations: Annotations, boxes_xyxy: np.ndarray, labels: np.ndarray) -> None:
+        """`annotations`: the boxes that are kept, with `boxes_xyxy` (N, 4) inside the picture, `labels` (N,) slots."""
+        self._annotations = annotations
+        self.boxes_xyxy = boxes_xyxy
+        self.labels = labels
+        self.is_crowd = annotations.is_crowd
+        widths, heights = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).T
+        self.area = np.where(np.isnan(annotations.area), widths * heights, annotations.area)
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index = int(index) % len(self)
+        boxes = self._annotations.boxes_of(index)
+        width, height = self._annotations.sizes[index].tolist()
+        return Record(
+            self._annotations.path(index),
+            self._annotations.image_id(index),
+            width,
+            height,
+            self.boxes_xyxy[boxes].copy(),
+            self.labels[boxes].copy(),
+            self.is_crowd[boxes].copy(),
+            self.area[boxes].copy(),
+        )
+
+
 class DetectionDataset:
     """One split of a labelled data set, read lazily: opening it decodes no picture.
 
-    `records` hold the annotations, `label_map` the classes (the same for every split of a data set), `warnings` one
-    line for each kind of flaw, `problems` their counts: "outside" (clipped, or skipped where nothing remained) and
-    "zero size" (skipped).
+    `records` hold the clean boxes, `annotations` the boxes as written, `label_map` the classes (the same for every
+    split of a data set), `warnings` one line for each kind of flaw, `problems` their counts: "outside" (clipped, or
+    skipped where nothing remained) and "zero size" (skipped).
     """
 
     def __init__(self, path: Path, split: str, format: str, annotations: Annotations) -> None:
         self.path = path
         self.split = split
         self.format = format
+        self.annotations = without_missing_pictures(annotations, Faults())
         self.label_map = LabelMap.from_categories(annotations.categories)
         self.problems: Counter[str] = Counter()
         self._first_problem: dict[str, str] = {}
-        self._annotations = annotations
-        _check_pictures_exist(annotations.pictures)
-        slots = {entry.id: slot for slot, entry in enumerate(self.label_map.entries) if entry}
-        self.records = [self._clean(picture, slots) for picture in annotations.pictures]
+        self.records = self._clean()
         self.warnings = annotations.warnings + self._describe_problems()
 
     def __len__(self) -> int:
@@ -95,18 +142,15 @@ class DetectionDataset:
 
     def subset(self, indices: Sequence[int]) -> DetectionDataset:
         """The data set of these pictures alone, in this order, with the same label map."""
-        pictures = [self._annotations.pictures[index] for index in indices]
-        annotations = dataclasses.replace(self._annotations, pictures=pictures, warnings=[])
-        return DetectionDataset(self.path, self.split, self.format, annotations)
+        return DetectionDataset(self.path, self.split, self.format, self.annotations.take(indices))
 
     def describe(self) -> str:
         """One line: where, what, how much."""
-        num_boxes = sum(len(record.labels) for record in self.records)
         names = self.label_map.names
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         return (
             f"{self.path}: {FORMAT_NAMES[self.format]}, split {self.split}: {len(self):,} pictures, "
-            f"{num_boxes:,} boxes, {len(names)} classes ({shown})"
+            f"{len(self.records.labels):,} boxes, {len(names)} classes ({shown})"
         )
 
     def ground_truth(self) -> dict[str, Any]:
@@ -115,65 +159,52 @@ class DetectionDataset:
         Category and picture ids are the data set's own. Annotation ids are numbered anew, because COCO's evaluation
         takes an annotation with the id 0 for "no match".
         """
-        if self.format == "coco":
-            entries = [
-                _as_written(picture.image_id, box) for picture in self._annotations.pictures for box in picture.boxes
-            ]
-        else:
-            entries = [entry for record in self.records for entry in self._as_cleaned(record)]
+        entries = self._as_written() if self.format == "coco" else self._as_cleaned()
         categories = [{"id": entry.id, "name": entry.name} for entry in self.label_map.entries if entry]
         images = [
-            {"id": record.image_id, "file_name": record.path.name, "width": record.width, "height": record.height}
-            for record in self.records
+            {"id": image_id, "file_name": Path(path).name, "width": width, "height": height}
+            for image_id, path, (width, height) in zip(
+                self.annotations.image_ids.tolist(),
+                self.annotations.paths,
+                self.annotations.sizes.tolist(),
+                strict=True,
+            )
         ]
         annotations = [{"id": number, **entry} for number, entry in enumerate(entries, start=1)]
         return {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
 
-    def _as_cleaned(self, record: Record) -> list[dict[str, Any]]:
-        entries = []
-        for box, label, is_crowd, area in zip(
-            record.boxes_xyxy.tolist(),
-            record.labels.tolist(),
-            record.is_crowd.tolist(),
-            record.area.tolist(),
-            strict=True,
-        ):
-            category = self.label_map.entries[label]
-            assert category is not None
-            x1, y1, x2, y2 = box
-            entries.append(_coco_entry(record.image_id, category.id, [x1, y1, x2 - x1, y2 - y1], area, is_crowd))
-        return entries
+    def _as_written(self) -> list[dict[str, Any]]:
+        written = self.annotations
+        area = np.where(np.isnan(written.area), written.xywh[:, 2] * written.xywh[:, 3], written.area)
+        return _coco_entries(written, written.xywh, area)
 
-    def _clean(self, picture: AnnotatedPicture, slots: dict[int, int]) -> Record:
-        kept: list[tuple[list[float], int, bool, float]] = []
-        for box in picture.boxes:
-            x, y, w, h = box.xywh
-            if w <= 0 or h <= 0:
-                self._note("zero size", picture, box)
-                continue
-            x1, y1 = min(max(x, 0.0), picture.width), min(max(y, 0.0), picture.height)
-            x2, y2 = min(max(x + w, 0.0), picture.width), min(max(y + h, 0.0), picture.height)
-            if min(x, y, picture.width - x - w, picture.height - y - h) < -_ROUNDING:
-                self._note("outside", picture, box)
-            if x2 <= x1 or y2 <= y1:
-                continue
-            area = (x2 - x1) * (y2 - y1) if box.area is None else box.area
-            kept.append(([x1, y1, x2, y2], slots[box.category_id], box.is_crowd, area))
-        boxes, labels, is_crowd, area = zip(*kept, strict=True) if kept else ((), (), (), ())
-        return Record(
-            picture.path,
-            picture.image_id,
-            picture.width,
-            picture.height,
-            np.array(boxes, dtype=np.float64).reshape(-1, 4),
-            np.array(labels, dtype=np.int64),
-            np.array(is_crowd, dtype=bool),
-            np.array(area, dtype=np.float64),
-        )
+    def _as_cleaned(self) -> list[dict[str, Any]]:
+        boxes = self.records.boxes_xyxy
+        xywh = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
+        return _coco_entries(self._kept, xywh, self.records.area)
 
-    def _note(self, kind: str, picture: AnnotatedPicture, box: AnnotatedBox) -> None:
-        self.problems[kind] += 1
-        self._first_problem.setdefault(kind, f"{picture.source}, {box.where}")
+    def _clean(self) -> Records:
+        written = self.annotations
+        pictures = written.pictures_of_boxes()
+        sizes = written.sizes[pictures].astype(np.float64)
+        with np.errstate(over="ignore"):  # an absurd box may end beyond all numbers; it is clipped like any other
+            corners = np.concatenate((written.xywh[:, :2], written.xywh[:, :2] + written.xywh[:, 2:]), axis=1)
+        boxes_xyxy = np.clip(corners, 0.0, np.tile(sizes, 2))
+        zero = np.any(written.xywh[:, 2:] <= 0, axis=1)
+        passed = np.concatenate((-corners[:, :2], corners[:, 2:] - sizes), axis=1).max(axis=1, initial=-np.inf)
+        self._note("zero size", zero)
+        self._note("outside", ~zero & (passed > _ROUNDING))
+        kept = ~zero & np.all(boxes_xyxy[:, 2:] > boxes_xyxy[:, :2], axis=1)
+        self._kept = written.keep(kept)
+        slots = {entry.id: slot for slot, entry in enumerate(self.label_map.entries) if entry}
+        ids, inverse = np.unique(self._kept.category_ids, return_inverse=True)
+        labels = np.array([slots[id] for id in ids.tolist()], dtype=np.int64)[inverse]
+        return Records(self._kept, boxes_xyxy[kept], labels)
+
+    def _note(self, kind: str, boxes: np.ndarray) -> None:
+        if boxes.any():
+            self.problems[kind] = int(boxes.sum())
+            self._first_problem[kind] = self.annotations.place(int(boxes.argmax()))
 
     def _describe_problems(self) -> list[str]:
         treatment = {
@@ -185,7 +216,7 @@ class DetectionDataset:
             for kind, (what, done) in treatment.items()
             if self.problems[kind]
         ]
-        if not any(len(record.labels) for record in self.records):
+        if not len(self.records.labels):
             lines.append(f"{self.path}: split {self.split} has no boxes at all: nothing can be learned from it")
         return lines
 
@@ -222,34 +253,28 @@ def read_as_annotated(record: Record) -> Image.Image:
     )
 
 
-def _check_pictures_exist(pictures: list[AnnotatedPicture]) -> None:
-    """One listing per folder, instead of one question per picture."""
-    listed: dict[Path, set[str]] = {}
-    missing: list[AnnotatedPicture] = []
-    for picture in pictures:
-        folder = picture.path.parent
-        if folder not in listed:
-            listed[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        if picture.path.name not in listed[folder]:
-            missing.append(picture)
-    if missing:
-        first = missing[0]
-        others = f" and {len(missing) - 1} others of the split" if len(missing) > 1 else ""
-        raise InputError(f"{first.path}: no such picture{others}, named by {first.source}; add it or drop its entry")
+def without_missing_pictures(annotations: Annotations, faults: Faults) -> Annotations:
+    """The annotations of the pictures that are there; `faults` hears of each that is not."""
+    listings = FolderListings()
+    missing = [index for index, path in enumerate(annotations.paths) if path not in listings]
+    if not missing:
+        return annotations
+    counts = np.diff(annotations.starts)
+    for index in missing:
+        others = f" and {len(missing) - 1} others of the split" if faults.strict and len(missing) > 1 else ""
+        message = f"no such picture{others}, named by {annotations.source(index)}"
+        remedy = "add it or drop its entry"
+        faults.add(Fault("missing picture", annotations.path(index), message, remedy, num_boxes=int(counts[index])))
+    kept = np.setdiff1d(np.arange(len(annotations)), missing)
+    return replace(annotations.take(kept), warnings=annotations.warnings)
 
 
-def _as_written(image_id: int | str, box: AnnotatedBox) -> dict[str, Any]:
-    area = box.xywh[2] * box.xywh[3] if box.area is None else box.area
-    return _coco_entry(image_id, box.category_id, list(box.xywh), area, box.is_crowd)
-
-
-def _coco_entry(
-    image_id: int | str, category_id: int, xywh: list[float], area: float, is_crowd: bool
-) -> dict[str, Any]:
-    return {
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": xywh,
-        "area": area,
-        "iscrowd": int(is_crowd),
-    }
+def _coco_entries(annotations: Annotations, xywh: np.ndarray, area: np.ndarray) -> list[dict[str, Any]]:
+    """A COCO annotation for each box, without its id."""
+    image_ids = annotations.image_ids[annotations.pictures_of_boxes()].tolist()
+    category_ids = annotations.category_ids
+    columns = (image_ids, category_ids.tolist(), xywh.tolist(), area.tolist(), annotations.is_crowd.tolist())
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "area": box_area, "iscrowd": int(is_crowd)}
+        for image_id, category_id, box, box_area, is_crowd in zip(*columns, strict=True)
+    ]

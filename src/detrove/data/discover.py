@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from detrove.data import coco, voc, yolo
-from detrove.data.annotations import choose_split, in_usual_order
-from detrove.data.dataset import DetectionDataset
+from detrove.data.annotations import Annotations
+from detrove.data.dataset import DetectionDataset, without_missing_pictures
+from detrove.data.faults import AnnotationError, Fault, Faults
+from detrove.data.files import choose_split, in_usual_order
 from detrove.errors import InputError, nearest
 
 READERS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
@@ -51,7 +54,43 @@ def open_dataset(path: str | Path, split: str | None = None, format: str | None 
         if others:
             raise InputError(f"{path}: has several splits; name one of {', '.join(splits)}")
     split = choose_split(splits, split, path)
-    return DetectionDataset(path, split, format, reader.read(path, split))
+    return DetectionDataset(path, split, format, reader.read(path, split, Faults()))
+
+
+@dataclass
+class LenientReading:
+    """A data set as far as it can be read: what is left of each split, and everything that is wrong with the rest.
+
+    A split is missing from `splits` where nothing of it can be read. Pictures that are not there are left out, with a
+    fault each.
+    """
+
+    path: Path
+    format: str
+    splits: dict[str, Annotations]
+    faults: list[Fault]
+
+
+def read_leniently(path: str | Path, format: str | None = None) -> LenientReading:
+    """Read all splits of a data set, past every fault; `open_dataset` stops at the first.
+
+    Raises `InputError` only where there is no data set to read: no such folder, none or several formats.
+    """
+    path = Path(path)
+    faults = Faults(strict=False)
+    try:
+        format, reader = _reader(path, format)
+        names = in_usual_order(reader.find_splits(path))
+    except AnnotationError as error:  # a data.yaml that cannot be read: nothing else can be, either
+        return LenientReading(path, format or "yolo", {}, [error.fault])
+    splits: dict[str, Annotations] = {}
+    for split in names:
+        try:
+            splits[split] = without_missing_pictures(reader.read(path, split, faults), faults)
+        except AnnotationError as error:
+            faults.found.append(error.fault)
+    # What several splits share is read for each of them, and reported as often.
+    return LenientReading(path, format, splits, list(dict.fromkeys(faults.found)))
 
 
 def _reader(path: str | Path, format: str | None) -> tuple[str, ModuleType]:

@@ -10,26 +10,29 @@ objects. Category ids are 1..K in the order of the names over the whole data set
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-from detrove.data.annotations import (
-    AnnotatedBox,
-    AnnotatedPicture,
-    Annotations,
+from detrove.data.annotations import Annotations, AnnotationsBuilder
+from detrove.data.faults import AnnotationError, Fault, Faults
+from detrove.data.files import (
+    LARGEST_SIDE,
     canonical_split,
     choose_split,
     finite,
     list_pictures,
+    not_finite,
     picture_size,
     read_text,
 )
-from detrove.errors import InputError
 
 DESCRIPTION = "VOC XML (Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt)"
 
 _PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_OBJECT = re.compile(r"<object[\s>/]")
 
 
 @dataclass
@@ -46,22 +49,45 @@ def find_splits(path: Path) -> tuple[str, ...]:
     return tuple(_layout(path)) if path.is_dir() else ()
 
 
-def read(path: Path, split: str) -> Annotations:
-    """One split, boxes as written; `InputError` names what is wrong with which file."""
+@dataclass
+class _Object:
+    """An `<object>` as written: its class, its corners, its number in the file, its line if that is known."""
+
+    name: str
+    corners: list[str]
+    number: int
+    line: int | None
+
+    @property
+    def entry(self) -> str:
+        return f"object {self.number}"
+
+
+@dataclass
+class _Labels:
+    """One annotation file as written."""
+
+    filename: str
+    size: list[str]
+    objects: list[_Object]
+
+
+def read(path: Path, split: str, faults: Faults) -> Annotations:
+    """One split, boxes as written; `faults` hears of what is wrong with which file."""
     layout = _layout(path)
     chosen = layout[choose_split(layout, split, path)]
-    trees = {file: _parse(file) for folder in _annotation_folders(layout) for file in sorted(folder.glob("*.xml"))}
-    category_ids = _number_names(trees)
-    files = _files_of(chosen)
-    for file in files:
-        if file not in trees:
-            raise InputError(f"{chosen.names}: names {file.stem!r}, but there is no {file}; add it or drop the name")
+    labels = _read_all(layout, faults)
+    category_ids = _number_names(labels, _annotation_folders(layout)[0], faults)
     by_stem = {picture.stem: picture for picture in list_pictures(chosen.pictures)}
-    pictures = [
-        _read_picture(file, trees[file], number, by_stem, chosen.pictures, category_ids)
-        for number, file in enumerate(files, start=1)
-    ]
-    return Annotations(pictures, {id: name for name, id in category_ids.items()})
+    builder = AnnotationsBuilder("object")
+    for file in _files_of(chosen, faults):
+        if file not in labels:  # reported when it could not be parsed
+            continue
+        try:
+            _add_picture(builder, file, labels[file], by_stem, chosen.pictures, category_ids, faults)
+        except AnnotationError as error:
+            faults.add(replace(error.fault, num_boxes=len(labels[file].objects)))
+    return builder.finish({id: name for name, id in category_ids.items()})
 
 
 def _layout(path: Path) -> dict[str, _Split]:
@@ -90,65 +116,100 @@ def _annotation_folders(layout: dict[str, _Split]) -> list[Path]:
     return list(dict.fromkeys(split.annotations for split in layout.values()))
 
 
-def _files_of(split: _Split) -> list[Path]:
+def _files_of(split: _Split, faults: Faults) -> list[Path]:
+    """The annotation files of a split that are there; those that cannot be read among them."""
+    there = sorted(split.annotations.glob("*.xml"))
     if split.names is None:
-        return sorted(split.annotations.glob("*.xml"))
-    names = read_text(split.names).split()
-    return [split.annotations / f"{name.removesuffix('.xml')}.xml" for name in dict.fromkeys(names)]
+        return there
+    names = dict.fromkeys(read_text(split.names).split())
+    files = {name: split.annotations / f"{name.removesuffix('.xml')}.xml" for name in names}
+    known = frozenset(there)
+    for name, file in files.items():
+        if file not in known:
+            message = f"names {file.stem!r}, but there is no {file}"
+            faults.add(Fault("missing file", split.names, message, "add it or drop the name", entry=name))
+    return [file for file in files.values() if file in known]
 
 
-def _parse(file: Path) -> ElementTree.Element:
+def _read_all(layout: dict[str, _Split], faults: Faults) -> dict[Path, _Labels]:
+    """The annotation files of all splits: only together do they say which classes there are."""
+    labels = {}
+    for folder in _annotation_folders(layout):
+        for file in sorted(folder.glob("*.xml")):
+            try:
+                labels[file] = _parse(file)
+            except AnnotationError as error:
+                faults.add(error.fault)
+    return labels
+
+
+def _parse(file: Path) -> _Labels:
     text = read_text(file)
     try:
         # Encoded again, because the parser refuses text that declares an encoding of its own.
-        return ElementTree.fromstring(text.encode(), ElementTree.XMLParser(encoding="utf-8"))
+        tree = ElementTree.fromstring(text.encode(), ElementTree.XMLParser(encoding="utf-8"))
     except ElementTree.ParseError as error:
         line, column = error.position
-        raise InputError(f"{file}:{line}: broken XML (column {column + 1}); export the annotation again") from None
+        message = f"broken XML (column {column + 1})"
+        raise AnnotationError(Fault("broken file", file, message, "export the annotation again", line=line)) from None
+    items = list(tree.iter("object"))
+    lines = [text.count("\n", 0, match.start()) + 1 for match in _OBJECT.finditer(text)]
+    known_lines = len(lines) == len(items)  # not where a comment or a CDATA section spells an <object>
+    objects = []
+    for number, item in enumerate(items, start=1):
+        corners = [(item.findtext(f"bndbox/{key}") or "").strip() for key in _CORNERS]
+        line = lines[number - 1] if known_lines else None
+        objects.append(_Object((item.findtext("name") or "").strip(), corners, number, line))
+    size = [tree.findtext(f"size/{key}") or "0" for key in ("width", "height")]
+    return _Labels((tree.findtext("filename") or "").strip(), size, objects)
 
 
-def _number_names(trees: dict[Path, ElementTree.Element]) -> dict[str, int]:
+def _number_names(labels: dict[Path, _Labels], folder: Path, faults: Faults) -> dict[str, int]:
+    """Class name -> category id."""
     names = set()
-    for file, tree in trees.items():
-        for number, item in enumerate(tree.iter("object"), start=1):
-            name = (item.findtext("name") or "").strip()
-            if not name:
-                raise InputError(f"{file}: object {number} has no <name>; write its class or delete it")
-            names.add(name)
+    for file, content in labels.items():
+        for item in content.objects:
+            if item.name:
+                names.add(item.name)
+            else:
+                message, remedy = f"{item.entry} has no <name>", "write its class or delete it"
+                fault = Fault("unknown category", file, message, remedy, item.line, item.entry, num_boxes=1)
+                faults.add(fault)
     if not names:
-        folder = next(iter(trees)).parent
-        raise InputError(f"{folder}: no annotation file has an <object>; export the annotations again")
+        message = "no annotation file has an <object>"
+        raise AnnotationError(Fault("bad category", folder, message, "export the annotations again"))
     return {name: number for number, name in enumerate(sorted(names), start=1)}
 
 
-def _read_picture(
+def _add_picture(
+    builder: AnnotationsBuilder,
     file: Path,
-    tree: ElementTree.Element,
-    number: int,
+    labels: _Labels,
     by_stem: dict[str, Path],
     folder: Path,
     category_ids: dict[str, int],
-) -> AnnotatedPicture:
-    filename = (tree.findtext("filename") or "").strip()
-    path = by_stem.get(file.stem) or by_stem.get(Path(filename).stem)
+    faults: Faults,
+) -> None:
+    path = by_stem.get(file.stem) or by_stem.get(Path(labels.filename).stem)
     if path is None:
-        raise InputError(f"{file}: names an unknown picture ({filename or file.stem}): put it into {folder}")
-    width, height = _size(tree, file) or picture_size(path)
-    picture = AnnotatedPicture(path, number, width, height, file)
-    for position, item in enumerate(tree.iter("object"), start=1):
-        where = f"object {position}"
-        corners = item.find("bndbox")
-        written = [
-            corners.findtext(key) or "" if corners is not None else "" for key in ("xmin", "ymin", "xmax", "ymax")
-        ]
-        x1, y1, x2, y2 = finite(written, f"{file}: <bndbox> of {where}")
-        category_id = category_ids[(item.findtext("name") or "").strip()]
-        picture.boxes.append(AnnotatedBox(category_id, (x1, y1, x2 - x1, y2 - y1), where))
-    return picture
+        message = f"names an unknown picture ({labels.filename or file.stem})"
+        raise AnnotationError(Fault("missing picture", file, message, f"put it into {folder}"))
+    width, height = _size(labels, file) or picture_size(path)
+    picture = builder.add_picture(path, len(builder) + 1, width, height, file)
+    for item in labels.objects:
+        corners = finite(item.corners)
+        if corners is None:
+            message = f"<bndbox> of {item.entry}: {not_finite(item.corners)}"
+            faults.add(Fault("bad box", file, message, "correct or delete it", item.line, item.entry, num_boxes=1))
+        elif item.name:
+            x1, y1, x2, y2 = corners
+            builder.add_box(picture, category_ids[item.name], (x1, y1, x2 - x1, y2 - y1), item.number, item.line)
 
 
-def _size(tree: ElementTree.Element, file: Path) -> tuple[int, int] | None:
+def _size(labels: _Labels, file: Path) -> tuple[int, int] | None:
     """Width and height as written; None where they are absent or 0, as some tools leave them."""
-    written = [tree.findtext(f"size/{key}") or "0" for key in ("width", "height")]
-    width, height = finite(written, f"{file}: <size>")
+    size = finite(labels.size)
+    if size is None or max(size) > LARGEST_SIDE:
+        raise AnnotationError(Fault("bad picture entry", file, f"<size>: {not_finite(labels.size)}", "correct it"))
+    width, height = size
     return (int(width), int(height)) if width >= 1 and height >= 1 else None

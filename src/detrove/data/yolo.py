@@ -7,19 +7,21 @@ background. Category ids are the class numbers, from 0. Sizes come from the pict
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
-from detrove.data.annotations import (
-    AnnotatedBox,
-    AnnotatedPicture,
-    Annotations,
+from detrove.data.annotations import Annotations, AnnotationsBuilder
+from detrove.data.faults import AnnotationError, Fault, Faults
+from detrove.data.files import (
     canonical_split,
     choose_split,
     finite,
     list_pictures,
+    not_finite,
     picture_size,
     read_text,
 )
@@ -27,6 +29,7 @@ from detrove.errors import InputError
 
 DESCRIPTION = "YOLO text (data.yaml with names and splits, images/SPLIT/, labels/SPLIT/)"
 
+_LARGEST_NUMBER = 10**6
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 
 
@@ -38,8 +41,8 @@ def find_splits(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(canonical_split(key) for key, value in _load(file).items() if _is_split(key, value)))
 
 
-def read(path: Path, split: str) -> Annotations:
-    """One split, boxes as written, in pixels; `InputError` names what is wrong with which file and line."""
+def read(path: Path, split: str, faults: Faults) -> Annotations:
+    """One split, boxes as written, in pixels; `faults` hears of what is wrong with which file and line."""
     file = _description_file(path)
     if file is None:
         raise InputError(f"{path}: no data.yaml; write one with 'train', 'val' and 'names'")
@@ -47,11 +50,14 @@ def read(path: Path, split: str) -> Annotations:
     names = _class_names(file, content)
     wanted = choose_split(find_splits(path), split, path)
     sources = next(value for key, value in content.items() if _is_split(key, value) and canonical_split(key) == wanted)
-    paths = _picture_paths(file, content, sources if isinstance(sources, list) else [sources])
+    paths = _picture_paths(file, content, sources if isinstance(sources, list) else [sources], faults)
     if not paths:
-        raise InputError(f"{file}: no pictures in its split {wanted} ({sources}); put them there or correct the path")
-    pictures = [_read_picture(picture, number, names) for number, picture in enumerate(paths, start=1)]
-    return Annotations(pictures, names, _labels_without_picture(paths))
+        message = f"no pictures in its split {wanted} ({sources})"
+        raise AnnotationError(Fault("no pictures", file, message, "put them there or correct the path"))
+    builder = AnnotationsBuilder("line")
+    for picture in paths:
+        _add_picture(builder, picture, names, faults)
+    return builder.finish(names, _labels_without_picture(paths))
 
 
 def _description_file(path: Path) -> Path | None:
@@ -77,11 +83,16 @@ def _is_split(key: str, value: Any) -> bool:
 def _load(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(read_text(file))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{file}:{line}: broken YAML ({error.problem}); correct the line") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "no YAML"
+        line = mark.line + 1 if mark else 1
+        fault = Fault("broken file", file, f"broken YAML ({problem})", "correct the line", line)
+        raise AnnotationError(fault) from None
+    except (ValueError, RecursionError) as error:  # a date that is none, a number of a million digits
+        raise AnnotationError(Fault("broken file", file, f"broken YAML ({error})", "correct it")) from None
     if not isinstance(content, dict) or "names" not in content:
-        raise InputError(f"{file}: has no 'names'; list the class names there, in the order of their numbers")
+        remedy = "list the class names there, in the order of their numbers"
+        raise AnnotationError(Fault("bad category", file, "has no 'names'", remedy))
     return content
 
 
@@ -90,12 +101,16 @@ def _class_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
     if isinstance(names, list):
         names = dict(enumerate(names))
     try:
-        return {int(number): str(name) for number, name in names.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise InputError(f"{file}: 'names' must be a list of names or number: name, got {names}") from None
+        numbered = {int(number): str(name) for number, name in names.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        numbered = {}
+    if not numbered or min(numbered) < 0 or max(numbered) > _LARGEST_NUMBER:
+        message = f"'names' must be a list of names or number: name, got {str(names)[:200]}"
+        raise AnnotationError(Fault("bad category", file, message, "write the names of the classes"))
+    return numbered
 
 
-def _picture_paths(file: Path, content: dict[str, Any], sources: list[Any]) -> list[Path]:
+def _picture_paths(file: Path, content: dict[str, Any], sources: list[Any], faults: Faults) -> list[Path]:
     """The pictures of a split: each source is a folder, or a text file with a picture's path per line."""
     base = file.parent / str(content.get("path") or ".")
     paths: list[Path] = []
@@ -103,15 +118,23 @@ def _picture_paths(file: Path, content: dict[str, Any], sources: list[Any]) -> l
         # Exports often write ../train/images and mean the folder beside data.yaml; `path` often names another machine.
         inside = PurePosixPath(*[part for part in PurePosixPath(source).parts if part not in ("..", "/")])
         candidates = (base / source, file.parent / source, file.parent / inside)
-        found = next((candidate for candidate in candidates if candidate.exists()), None)
+        found = next((candidate for candidate in candidates if _exists(candidate)), None)
         if found is None:
-            raise InputError(f"{file}: its {source!r} is not found; correct the path, it is relative to the file")
-        if found.is_dir():
+            message = f"its {source!r} is not found"
+            faults.add(Fault("missing file", file, message, "correct the path, it is relative to the file"))
+        elif found.is_dir():
             paths += list_pictures(found, recursive=True)
         else:
             listed = read_text(found).split("\n")
             paths += [found.parent / line.strip() for line in listed if line.strip()]
     return list(dict.fromkeys(paths))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, or with a character that no file name may have
+        return False
 
 
 def _label_file(picture: Path) -> Path:
@@ -136,31 +159,53 @@ def _labels_without_picture(paths: list[Path]) -> list[str]:
     return [f"{len(strays)} label files without a picture were ignored (first: {strays[0]})"]
 
 
-def _read_picture(path: Path, number: int, names: dict[int, str]) -> AnnotatedPicture:
-    width, height = picture_size(path)
+def _add_picture(builder: AnnotationsBuilder, path: Path, names: dict[int, str], faults: Faults) -> None:
     label_file = _label_file(path)
-    picture = AnnotatedPicture(path, number, width, height, label_file)
-    if label_file.is_file():
-        for line_number, line in enumerate(label_file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            if line.strip():
-                picture.boxes.append(_read_line(line, f"{label_file}:{line_number}", line_number, picture, names))
-    return picture
+    lines: list[tuple[int, str]] = []
+    try:
+        lines = _numbered_lines(label_file)
+        width, height = picture_size(path)
+    except AnnotationError as error:
+        faults.add(replace(error.fault, num_boxes=len(lines)))
+        return
+    picture = builder.add_picture(path, len(builder) + 1, width, height, label_file)
+    for number, line in lines:
+        try:
+            category, (left, top, w, h) = _read_line(line, number, label_file, names)
+        except AnnotationError as error:
+            faults.add(error.fault)
+        else:
+            xywh = (left * width, top * height, w * width, h * height)
+            builder.add_box(picture, category, xywh, number, number)
 
 
-def _read_line(
-    line: str, place: str, line_number: int, picture: AnnotatedPicture, names: dict[int, str]
-) -> AnnotatedBox:
-    values = finite(line.split(), place)
+def _numbered_lines(file: Path) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers; none where there is no file: the picture is background."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot be read as text ({error})"
+        raise AnnotationError(Fault("broken file", file, message, "export the annotations again")) from None
+    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def _read_line(line: str, number: int, file: Path, names: dict[int, str]) -> tuple[int, tuple[float, ...]]:
+    """The class number and left, top, width, height as fractions of the picture."""
+    fault = partial(Fault, file=file, line=number, entry=f"line {number}", num_boxes=1)
+    values = finite(line.split())
+    if values is None:
+        raise AnnotationError(fault("bad box", message=not_finite(line.split()), remedy="correct or delete it"))
     category, numbers = values[0], values[1:]
     if category not in names:
-        raise InputError(f"{place}: class {line.split()[0]} has no name in data.yaml (it names 0..{max(names)})")
+        message = f"class {line.split()[0]} has no name in data.yaml (it names 0..{max(names)})"
+        raise AnnotationError(fault("unknown category", message=message, remedy="add its name or correct the line"))
     if len(numbers) == 4:
         cx, cy, w, h = numbers
-        left, top = cx - w / 2, cy - h / 2
-    elif len(numbers) >= 6 and len(numbers) % 2 == 0:
+        return int(category), (cx - w / 2, cy - h / 2, w, h)
+    if len(numbers) >= 6 and len(numbers) % 2 == 0:
         left, top = min(numbers[::2]), min(numbers[1::2])
-        w, h = max(numbers[::2]) - left, max(numbers[1::2]) - top
-    else:
-        raise InputError(f"{place}: expected 'class cx cy width height', got {len(values)} values; correct the line")
-    xywh = (left * picture.width, top * picture.height, w * picture.width, h * picture.height)
-    return AnnotatedBox(int(category), xywh, f"line {line_number}")
+        return int(category), (left, top, max(numbers[::2]) - left, max(numbers[1::2]) - top)
+    message = f"expected 'class cx cy width height', got {len(values)} values"
+    raise AnnotationError(fault("bad box", message=message, remedy="correct the line"))

@@ -1,0 +1,19 @@
+"""`detrove data VERB`: looking after data sets. Each verb has a file of its own, `data_VERB.py`, and is listed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cyclopts import App
+
+VERBS: dict[str, Callable[..., Any]] = {}
+"""What `detrove data` can do, in the order in which its help lists it."""
+
+
+def make_data_app(place: int) -> App:
+    """The group of verbs for data sets; `place` is its own among the verbs of `detrove`."""
+    app = App(name="data", help="Look after a data set.", help_format="plaintext", sort_key=place)
+    for number, (name, verb) in enumerate(VERBS.items()):
+        app.command(verb, name=name, sort_key=number, help_format="markdown")
+    return app

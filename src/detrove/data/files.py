@@ -1,0 +1,123 @@
+"""What the readers share: names of splits, the text of annotation files, folders of pictures, sizes from headers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from detrove.data.faults import AnnotationError, Fault
+from detrove.errors import InputError, nearest
+from detrove.pictures import PICTURE_SUFFIXES
+
+EXIF_ORIENTATION = 0x0112
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""The EXIF orientations that exchange width and height."""
+
+LARGEST_SIDE = 10**7
+"""No picture is wider or higher, in pixels: a size beyond it is a slip of the pen."""
+
+_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_USUAL_ORDER = ("train", "val", "test")
+
+
+def canonical_split(name: str) -> str:
+    """One name for what people call a split: valid and validation are val; a year at the end is dropped.
+
+    >>> canonical_split("train2017"), canonical_split("valid"), canonical_split("trainval")
+    ('train', 'val', 'trainval')
+    """
+    name = name.lower().rstrip("0123456789").rstrip("_-") or name.lower()
+    return _SYNONYMS.get(name, name)
+
+
+def in_usual_order(splits: Iterable[str]) -> tuple[str, ...]:
+    """Split names with train, val, test first, then the others by name."""
+    return tuple(
+        sorted(splits, key=lambda name: (_USUAL_ORDER.index(name) if name in _USUAL_ORDER else len(_USUAL_ORDER), name))
+    )
+
+
+def choose_split(splits: Iterable[str], split: str, path: Path) -> str:
+    """The split's canonical name; an `InputError` that lists the splits where there is none of this name."""
+    names = in_usual_order(splits)
+    for candidate in (split, canonical_split(split)):
+        if candidate in names:
+            return candidate
+    raise InputError(f"{path}: no split {split!r}: {nearest(split, names)}")
+
+
+def list_pictures(folder: Path, recursive: bool = False) -> list[Path]:
+    """The picture files of a folder, by suffix, sorted; hidden files are left out."""
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(p for p in found if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith("."))
+
+
+def read_text(path: Path) -> str:
+    """The text of an annotation file; an `AnnotationError` where it is missing, empty, or no text."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise AnnotationError(Fault("missing file", path, "no such annotation file")) from None
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot be read as text ({error})"
+        raise AnnotationError(Fault("broken file", path, message, "export the annotations again")) from None
+    if not text.strip():
+        message = "the annotation file is empty"
+        raise AnnotationError(Fault("broken file", path, message, "export the annotations again"))
+    return text
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of the upright picture, from the file's header alone: nothing is decoded.
+
+    Raises `AnnotationError` where the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            sideways = picture.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+    except FileNotFoundError:
+        raise AnnotationError(Fault("missing picture", path, "no such picture")) from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        message = f"not a picture that can be read ({error})"
+        raise AnnotationError(Fault("unreadable picture", path, message, "remove it or save it again")) from None
+    return (height, width) if sideways else (width, height)
+
+
+def finite(values: Iterable[Any]) -> tuple[float, ...] | None:
+    """The values as finite numbers; None where one is not.
+
+    >>> finite(["1", "2.5"]), finite(["1", "inf"]), finite([1, None])
+    ((1.0, 2.5), None, None)
+    """
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def not_finite(values: Iterable[Any]) -> str:
+    """What to say of values that `finite` refuses."""
+    return f"expected finite numbers, got {', '.join(str(value) for value in values)}"
+
+
+class FolderListings:
+    """Whether files exist, asked of one listing per folder instead of once per file."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(folder or "."))
+            except (OSError, ValueError):
+                self._names[folder] = frozenset()
+        return name in self._names[folder]
