@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detrove.checkpoints import load_weights
-from detrove.checkpoints.weights import HeadReport, fit_heads, head_keys, objectness_keys
+from detrove.checkpoints import HeadReport, fit_heads, load_weights, objectness_keys
+from detrove.checkpoints.weights import head_keys
 from detrove.models import catalogue, deformable, detrove
 from detrove.structures import Category, ImageBatch, LabelMap, Predictions
 

@@ -2,6 +2,15 @@
 
 from detrove.checkpoints.native import Checkpoint, save
 from detrove.checkpoints.reading import read
-from detrove.checkpoints.weights import LoadReport, load_weights
+from detrove.checkpoints.weights import HeadReport, LoadReport, fit_heads, load_weights, objectness_keys
 
-__all__ = ["Checkpoint", "LoadReport", "load_weights", "read", "save"]
+__all__ = [
+    "Checkpoint",
+    "HeadReport",
+    "LoadReport",
+    "fit_heads",
+    "load_weights",
+    "objectness_keys",
+    "read",
+    "save",
+]

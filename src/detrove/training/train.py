@@ -13,8 +13,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from detrove import checkpoints
-from detrove.checkpoints.native import Checkpoint
-from detrove.checkpoints.weights import fit_heads, objectness_keys
+from detrove.checkpoints import Checkpoint, fit_heads, objectness_keys
 from detrove.data import DetectionDataset
 from detrove.data.batching import default_workers
 from detrove.errors import InputError

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrove.checkpoints import LoadReport, load_weights
-from detrove.checkpoints.weights import HeadReport, fit_heads
+from detrove.checkpoints import HeadReport, LoadReport, fit_heads, load_weights
 from detrove.errors import InputError
 from detrove.evaluation.classes import categories_of_slots
 from detrove.structures import Category, LabelMap
