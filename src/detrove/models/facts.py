@@ -22,7 +22,7 @@ from detrove.nn.backbone import Backbone, LevelProjection, feature_info
 from detrove.nn.conditional_attention import ConditionalCrossAttention, ConditionalDecoderLayer
 from detrove.nn.deformable_attention import DeformableAttention
 from detrove.nn.transformer import DecoderLayer, EncoderLayer
-from detrove.structures import ImageBatch
+from detrove.structures import ImageBatch, Predictions
 
 PICTURE = 480, 640
 """Height and width of the picture whose multiply-adds are counted, before the preset's preprocessing resizes it."""
@@ -76,7 +76,7 @@ def facts(name: str) -> Facts:
     parameters = list(model.parameters())
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     height, width = preset.preprocessing.target_size(*PICTURE)
-    predictions, multiply_adds = count_multiply_adds(model, _picture(height, width))
+    predictions, multiply_adds = count_multiply_adds(model, height, width)
     paper, differences = paper_and_differences(catalogue.file_of(preset.config))
     return Facts(
         name=name,
@@ -107,22 +107,27 @@ def all_facts() -> list[Facts]:
 # ---- multiply-adds ---------------------------------------------------------------------------------------------------
 
 
-def count_multiply_adds(model: nn.Module, images: ImageBatch) -> tuple[Any, int]:
-    """What a detector answers to pictures, and the multiply-adds that it took.
+def count_multiply_adds(model: nn.Module, height: int, width: int) -> tuple[Predictions, int]:
+    """What a detector on the meta device answers to one picture of that size, and the multiply-adds that it takes.
 
     Counted are convolutions, matrix products (the linear layers and both products of dense attention) and the sampling
     of deformable attention: for every sampled number the four corners of its cell and its attention weight. Left out is
     what costs little: norms, activations, softmax, position encodings. A fused multiply and add counts once; papers
     call it a FLOP.
 
-    On the meta device, where nothing is computed, equal parts that are given equal shapes are run and counted once.
+    Equal parts that are given equal shapes are run and counted once. The model is used up: it can no longer learn.
     """
     model.requires_grad_(False)  # the counter follows a module backward, too, where something learns
     sampling = {torch.ops.aten.grid_sampler_2d: _flops_of_sampling}
     counter = FlopCounterMode(display=False, custom_mapping=sampling)
-    again = _remember_parts(model, counter) if images.pixels.is_meta else []
+    again = _remember_parts(model, counter)
+    picture = ImageBatch(
+        torch.empty(1, 3, height, width, device="meta"),
+        torch.zeros(1, height, width, dtype=torch.bool, device="meta"),
+        torch.zeros(1, 2, dtype=torch.int64, device="meta"),
+    )
     with torch.no_grad(), counter:
-        answer = model(images)
+        answer = model(picture)
     return answer, (counter.get_total_flops() + sum(again)) // 2
 
 
@@ -168,15 +173,6 @@ def _shapes(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((key, _shapes(item)) for key, item in value.items())
     return tuple(_shapes(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _picture(height: int, width: int) -> ImageBatch:
-    """One picture without padding and without numbers."""
-    return ImageBatch(
-        torch.empty(1, 3, height, width, device="meta"),
-        torch.zeros(1, height, width, dtype=torch.bool, device="meta"),
-        torch.zeros(1, 2, dtype=torch.int64, device="meta"),
-    )
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
