@@ -119,7 +119,11 @@ class ConditionalDETR(nn.Module):
 def build(config: Config) -> ConditionalDETR:
     """A Conditional DETR of that config with random weights."""
     attention = (config.dim, config.num_heads, config.dropout)
-    sizes = {"dim": config.dim, "feedforward_dim": config.feedforward_dim, "dropout": config.dropout}
+    sizes = {
+        "dim": config.dim,
+        "feedforward_dim": config.feedforward_dim,
+        "dropout": config.dropout,
+    }
     return ConditionalDETR(
         backbone=Backbone(config.backbone, (32,), config.dilation, config.backbone_frozen),
         encoder=[EncoderLayer(MultiHeadAttention(*attention), **sizes) for _ in range(config.num_encoder_layers)],

@@ -107,10 +107,7 @@ class DETR(nn.Module):
 
 def build(config: Config) -> DETR:
     """A DETR of that config with random weights."""
-
-    def attention() -> MultiHeadAttention:
-        return MultiHeadAttention(config.dim, config.num_heads, config.dropout)
-
+    attention = (config.dim, config.num_heads, config.dropout)
     sizes = {
         "dim": config.dim,
         "feedforward_dim": config.feedforward_dim,
@@ -119,8 +116,11 @@ def build(config: Config) -> DETR:
     }
     return DETR(
         backbone=Backbone(config.backbone, (32,), config.dilation, config.backbone_frozen),
-        encoder=[EncoderLayer(attention(), **sizes) for _ in range(config.num_encoder_layers)],
-        decoder=[DecoderLayer(attention(), attention(), **sizes) for _ in range(config.num_decoder_layers)],
+        encoder=[EncoderLayer(MultiHeadAttention(*attention), **sizes) for _ in range(config.num_encoder_layers)],
+        decoder=[
+            DecoderLayer(MultiHeadAttention(*attention), MultiHeadAttention(*attention), **sizes)
+            for _ in range(config.num_decoder_layers)
+        ],
         dim=config.dim,
         num_queries=config.num_queries,
         num_classes=config.num_classes,
@@ -140,34 +140,23 @@ def criterion(config: Config) -> Criterion:
 
 
 _R50 = Config()
+_R101 = replace(_R50, backbone="resnet101")
 _NANO = replace(
     _R50,
     backbone="mobilenetv2_100",
     dim=128,
-    num_heads=8,
     feedforward_dim=512,
     num_encoder_layers=3,
     num_decoder_layers=3,
 )
-_DETR = "DETR repository, COCO val2017"
+_RECIPE = Recipe(epochs=500, drop_at=0.8)
+_SOURCE = "at 500 epochs (DETR repository, COCO val2017)"
 
 PRESETS = {
-    "detr-r50": Preset(_R50, recipe=Recipe(epochs=500, drop_at=0.8), published=f"AP 42.0 at 500 epochs ({_DETR})"),
-    "detr-r50-dc5": Preset(
-        replace(_R50, dilation=True),
-        recipe=Recipe(epochs=500, drop_at=0.8),
-        published=f"AP 43.3 at 500 epochs ({_DETR})",
-    ),
-    "detr-r101": Preset(
-        replace(_R50, backbone="resnet101"),
-        recipe=Recipe(epochs=500, drop_at=0.8),
-        published=f"AP 43.5 at 500 epochs ({_DETR})",
-    ),
-    "detr-r101-dc5": Preset(
-        replace(_R50, backbone="resnet101", dilation=True),
-        recipe=Recipe(epochs=500, drop_at=0.8),
-        published=f"AP 44.9 at 500 epochs ({_DETR})",
-    ),
+    "detr-r50": Preset(_R50, recipe=_RECIPE, published=f"AP 42.0 {_SOURCE}"),
+    "detr-r50-dc5": Preset(replace(_R50, dilation=True), recipe=_RECIPE, published=f"AP 43.3 {_SOURCE}"),
+    "detr-r101": Preset(_R101, recipe=_RECIPE, published=f"AP 43.5 {_SOURCE}"),
+    "detr-r101-dc5": Preset(replace(_R101, dilation=True), recipe=_RECIPE, published=f"AP 44.9 {_SOURCE}"),
     "detr-nano": Preset(
         _NANO, Preprocessing(longer=320), Recipe(learning_rate=4e-4, backbone_learning_rate=4e-5, epochs=300)
     ),

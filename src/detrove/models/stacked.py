@@ -43,13 +43,13 @@ class Config:
     backbone_frozen: bool = True
     strides: tuple[int, ...] = (32, 16)
     dim: int = 256
+    feedforward_dim: int = 2048
     num_encoder_layers: tuple[int, ...] = (3, 3)
     num_encoder_heads: tuple[int, ...] = (8, 1)
     num_decoder_layers: tuple[int, ...] = (3, 3)
     num_decoder_heads: tuple[int, ...] = (8, 8)
     content: str = "normed"
     share_heads: bool = True
-    feedforward_dim: int = 2048
     dropout: float = 0.1
     temperature: float = 10000.0
     scores: str = "softmax"
@@ -85,7 +85,7 @@ class Stack(nn.Module):
         xavier_uniform_matrices(self.encoder)
         xavier_uniform_matrices(self.decoder)
 
-    def forward(self, level: Level, content: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, level: Level, start: Tensor | None) -> tuple[Tensor, Tensor]:
         """A level, and content (B, Q, D) or none, to the normed outputs (L, B, Q, D) and the last un-normed content."""
         # one map -> tokens with their positions and padding
         tokens = self.input_projection(level.features).flatten(2).transpose(1, 2)
@@ -100,12 +100,12 @@ class Stack(nn.Module):
 
         # queries look at each other and at the memory
         query_position = self.query_positions.expand(len(tokens), -1, -1)
-        state = torch.zeros_like(query_position) if content is None else content
+        content = torch.zeros_like(query_position) if start is None else start
         outputs: list[Tensor] = []
         for layer in self.decoder:
-            state = layer(state, query_position, memory, key=memory + position, padding_mask=padding_mask)
-            outputs.append(self.decoder_norm(state))
-        return torch.stack(outputs), state
+            content = layer(content, query_position, memory, key=memory + position, padding_mask=padding_mask)
+            outputs.append(self.decoder_norm(content))
+        return torch.stack(outputs), content
 
 
 class StackedDETR(nn.Module):
