@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from detrove.checkpoints import native, official
+from detrove.checkpoints import hugging_face, native, official
 from detrove.checkpoints.native import Checkpoint
 from detrove.checkpoints.official import PUBLISHED, ImportReport
 from detrove.checkpoints.pickles import read_pickle
@@ -64,8 +64,6 @@ def fetch(source: Path) -> Path:
     if name in PUBLISHED:
         return _download(name)
     if HUB_NAME.fullmatch(name) and source.suffix.lower() not in FILE_SUFFIXES and not source.parent.exists():
-        from detrove.checkpoints import hugging_face
-
         try:
             return hugging_face.download(name)
         except InputError as error:
@@ -111,8 +109,6 @@ def _no_such(name: str) -> str:
 def _read_folder(path: Path, model: str | None) -> tuple[Checkpoint, ImportReport]:
     if not (path / HUB_CONFIG).is_file():
         raise InputError(f"{path}: no {HUB_CONFIG} in this folder, so it is no model in Hugging Face's layout")
-    from detrove.checkpoints import hugging_face
-
     checkpoint = hugging_face.import_folder(path)
     if model is not None:
         checkpoint = _as_model(checkpoint, model)

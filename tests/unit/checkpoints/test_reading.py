@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
@@ -14,7 +12,7 @@ import safetensors.torch
 import torch
 
 import detrove
-from detrove.checkpoints import official, reading
+from detrove.checkpoints import hugging_face, official, reading
 from detrove.errors import InputError
 from detrove.models import catalogue
 
@@ -138,42 +136,34 @@ def test_names_that_stand_for_nothing(cache: Path, name: str, message: str) -> N
         reading.read(name)
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Stands in for the reader of Hugging Face's layout."""
-    hub = SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "detrove.checkpoints.hugging_face", hub)
-    monkeypatch.setattr("detrove.checkpoints.hugging_face", hub, raising=False)
-    return hub
-
-
 def test_a_folder_and_a_name_of_hugging_face(
-    tmp_path: Path, official_file: Callable[..., Path], hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, official_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = reading.read(official_file(tmp_path / "a.pth"), MODEL)
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     seen = []
-    hub.import_folder = lambda path: seen.append(path) or checkpoint
-    hub.download = lambda name: seen.append(name) or folder
+    monkeypatch.setattr(hugging_face, "import_folder", lambda path: seen.append(path) or checkpoint)
+    monkeypatch.setattr(hugging_face, "download", lambda name: seen.append(name) or folder)
     monkeypatch.chdir(tmp_path)
 
-    assert reading.read(folder) is checkpoint
+    back, report = reading.read_with_report(folder)
+    assert back is checkpoint
+    assert report.layout == "Hugging Face"
     assert reading.read("owner/detr-v1.5") is checkpoint
     assert reading.read(folder, "detr-toy-dc5").preset == "detr-toy-dc5"
     assert seen == [folder, "owner/detr-v1.5", folder, folder]
 
 
-def test_a_name_that_the_hub_cannot_give(tmp_path: Path, hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_the_hub_cannot_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(name: str) -> Path:
         raise InputError(f"{name}: no network")
 
-    hub.download = download
+    monkeypatch.setattr(hugging_face, "download", download)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        InputError, match=r"^owner/name: no such file or folder here; on the Hugging Face hub: owner/nam"
-    ):
+    hub_line = r"^owner/name: no such file or folder here; on the Hugging Face hub: owner/name: no network"
+    with pytest.raises(InputError, match=hub_line):
         reading.read("owner/name")
     (tmp_path / "owner").mkdir()
     with pytest.raises(InputError, match=r"^owner/name: no such checkpoint$"):
