@@ -27,7 +27,7 @@ from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone, LevelProjection
 from detrove.nn.deformable_attention import DeformableAttention
 from detrove.nn.heads import heads_of_layers
-from detrove.nn.positions import sine_encoding, sine_of_anchors
+from detrove.nn.positions import level_encodings, sine_of_anchors
 from detrove.nn.references import cell_centres, move, valid_ratios
 from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer, xavier_uniform_matrices
 from detrove.structures import ImageBatch, Predictions, Targets
@@ -111,7 +111,7 @@ class DABDeformableDETR(nn.Module):
         levels = self.levels(self.backbone(images), images.padding_mask)
         masks = [level.padding_mask for level in levels]
         tokens = torch.cat([level.tokens() for level in levels], dim=1)
-        position = self.positions(masks, tokens)
+        position = level_encodings(masks, self.level_embedding, self.temperature)
         ratios = valid_ratios(masks, tokens.dtype)
         geometry = {
             "shapes": [level.shape for level in levels],
@@ -146,15 +146,6 @@ class DABDeformableDETR(nn.Module):
             return self.anchors, self.contents
         contents = self.patterns[:, None] + self.contents
         return self.anchors.repeat(len(self.patterns), 1), contents.flatten(0, 1)
-
-    def positions(self, masks: list[Tensor], tokens: Tensor) -> Tensor:
-        """Sine encodings of every level's pixel centres plus the level's embedding: (B, T, D)."""
-        encodings = [
-            sine_encoding(mask, tokens.shape[-1], self.temperature, offset=-0.5, dtype=tokens.dtype).flatten(1, 2)
-            + self.level_embedding[index]
-            for index, mask in enumerate(masks)
-        ]
-        return torch.cat(encodings, dim=1)
 
 
 def build(config: Config) -> DABDeformableDETR:

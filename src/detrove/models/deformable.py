@@ -27,7 +27,7 @@ from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone, LevelProjection
 from detrove.nn.deformable_attention import DeformableAttention
 from detrove.nn.heads import heads_of_layers
-from detrove.nn.positions import sine_encoding, sine_of_coordinates
+from detrove.nn.positions import level_encodings, sine_of_coordinates
 from detrove.nn.references import cell_centres, initial_proposals, move, valid_ratios
 from detrove.nn.transformer import DecoderLayer, EncoderLayer, xavier_uniform_matrices
 from detrove.structures import ImageBatch, Predictions, Preprocessing, Proposals, Targets
@@ -140,7 +140,7 @@ class DeformableDETR(nn.Module):
         levels = self.levels(self.backbone(images), images.padding_mask)
         masks = [level.padding_mask for level in levels]
         tokens = torch.cat([level.tokens() for level in levels], dim=1)
-        position = self.positions(masks, tokens)
+        position = level_encodings(masks, self.level_embedding, self.temperature)
         ratios = valid_ratios(masks, tokens.dtype)
         geometry = {
             "shapes": [level.shape for level in levels],
@@ -174,15 +174,6 @@ class DeformableDETR(nn.Module):
             if self.refine:
                 reference = boxes[-1].detach()
         return Predictions(torch.stack(logits), torch.stack(boxes), encoder_proposals)
-
-    def positions(self, masks: list[Tensor], tokens: Tensor) -> Tensor:
-        """Sine encodings of every level's pixel centres plus the level's embedding: (B, T, D)."""
-        encodings = [
-            sine_encoding(mask, tokens.shape[-1], self.temperature, offset=-0.5, dtype=tokens.dtype).flatten(1, 2)
-            + self.level_embedding[index]
-            for index, mask in enumerate(masks)
-        ]
-        return torch.cat(encodings, dim=1)
 
 
 def build(config: Config) -> DeformableDETR:

@@ -48,3 +48,16 @@ def sine_encoding(
     y = (y + offset) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
     x = (x + offset) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
     return sine_of_coordinates(torch.stack((y, x), dim=-1), dim // 2, temperature)
+
+
+def level_encodings(padding_masks: list[Tensor], level_embedding: Tensor, temperature: float = 10000.0) -> Tensor:
+    """Encodings of all levels' pixel centres, each with its level's embedding added: S masks (B, h, w) to (B, T, D).
+
+    `level_embedding` (S, D) is learned. Official file: Deformable-DETR `models/deformable_transformer.py`.
+    """
+    dim, dtype = level_embedding.shape[-1], level_embedding.dtype
+    encodings = [
+        sine_encoding(mask, dim, temperature, offset=-0.5, dtype=dtype).flatten(1, 2) + embedding
+        for mask, embedding in zip(padding_masks, level_embedding, strict=True)
+    ]
+    return torch.cat(encodings, dim=1)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from detrove.nn.positions import sine_encoding, sine_of_anchors, sine_of_coordinates
+from detrove.nn.positions import level_encodings, sine_encoding, sine_of_anchors, sine_of_coordinates
 from detrove.structures import ImageBatch
 
 
@@ -54,3 +54,14 @@ def test_padding_does_not_change_the_picture():
     padded = torch.ones(1, 7, 9, dtype=torch.bool)
     padded[:, :3, :5] = False
     torch.testing.assert_close(sine_encoding(padded, 8)[:, :3, :5], alone)
+
+
+def test_levels_one_after_the_other_with_their_embeddings():
+    masks = [torch.zeros(2, 4, 5, dtype=torch.bool), torch.zeros(2, 2, 3, dtype=torch.bool)]
+    masks[0][1, :, 3:] = True
+    embedding = torch.randn(2, 8, dtype=torch.float64)
+    given = level_encodings(masks, embedding, 20.0)
+    assert given.shape == (2, 4 * 5 + 2 * 3, 8)
+    for start, mask, row in ((0, masks[0], embedding[0]), (20, masks[1], embedding[1])):
+        expected = sine_encoding(mask, 8, 20.0, -0.5, torch.float64).flatten(1, 2) + row
+        torch.testing.assert_close(given[:, start : start + expected.shape[1]], expected)
