@@ -197,3 +197,37 @@ def test_coco_names_are_those_of_the_data_set(shared: Path) -> None:
     assert len(COCO_CATEGORIES) == 80
     assert labels_of_head(91).slot_of_name("toothbrush") == 90
     assert labels_of_head(91).entries[12] is None
+
+
+@pytest.mark.parametrize(
+    ("detector", "theirs", "ours"),
+    [
+        # by the order of the calls in each official decoder layer, which the numbers do not always follow
+        ("detr", "transformer.decoder.layers.1.norm1.bias", "decoder.1.self_attention_norm.bias"),
+        ("detr", "transformer.decoder.layers.1.norm2.bias", "decoder.1.cross_attention_norm.bias"),
+        ("conditional", "transformer.decoder.layers.1.norm1.bias", "decoder.1.self_attention_norm.bias"),
+        ("conditional", "transformer.decoder.layers.1.norm2.bias", "decoder.1.cross_attention_norm.bias"),
+        ("deformable", "transformer.decoder.layers.1.norm1.bias", "decoder.1.cross_attention_norm.bias"),
+        ("deformable", "transformer.decoder.layers.1.norm2.bias", "decoder.1.self_attention_norm.bias"),
+        ("dab_deformable", "transformer.decoder.layers.1.norm1.bias", "decoder.1.cross_attention_norm.bias"),
+        ("stacked", "mytransformer2.decoder.layers.1.norm2.bias", "stacks.1.decoder.1.cross_attention_norm.bias"),
+        ("stacked", "mytransformer1.encoder.layers.2.norm2.bias", "stacks.0.encoder.2.feedforward_norm.bias"),
+        # squares of one width, which a shape cannot tell apart
+        (
+            "conditional",
+            "transformer.decoder.layers.0.sa_qpos_proj.bias",
+            "decoder.0.self_attention.query_position.bias",
+        ),
+        ("conditional", "transformer.decoder.layers.0.sa_kpos_proj.bias", "decoder.0.self_attention.key_position.bias"),
+        ("dab", "transformer.decoder.layers.0.ca_qpos_proj.bias", "decoder.0.cross_attention.query_position.bias"),
+        ("dab", "transformer.decoder.layers.0.ca_qpos_sine_proj.bias", "decoder.0.cross_attention.query_sine.bias"),
+        ("dab", "transformer.decoder.query_scale.layers.1.bias", "position_scale.2.bias"),
+        ("dab", "transformer.encoder.query_scale.layers.1.bias", "encoder_position_scale.2.bias"),
+        ("deformable", "transformer.enc_output.bias", "proposals.token_projection.bias"),
+        ("deformable", "input_proj.3.1.bias", "levels.projections.3.1.bias"),
+    ],
+)
+def test_tensors_of_one_shape_keep_their_meaning(detector: str, theirs: str, ours: str) -> None:
+    rules = official.LAYOUTS[detector].rules
+    assert [name for rule in rules if (name := rule.ours_of(theirs))] == [ours]
+    assert [name for rule in rules if (name := rule.theirs_of(ours))] == [theirs]
