@@ -194,6 +194,28 @@ class AnnotationsBuilder:
         self._is_crowd.append(is_crowd)
         self._area.append(area)
 
+    def add_boxes(
+        self,
+        pictures: np.ndarray,
+        category_ids: np.ndarray,
+        xywh: np.ndarray,
+        entries: Sequence[int | str],
+        lines: np.ndarray,
+        is_crowd: np.ndarray,
+        area: np.ndarray,
+    ) -> None:
+        """Many boxes at once, in columns as `Annotations` has them; 0 is an unknown line."""
+        for column, values in (
+            (self._pictures, pictures),
+            (self._category_ids, category_ids),
+            (self._xywh, xywh),
+            (self._lines, lines),
+            (self._area, area),
+        ):
+            column.frombytes(values.tobytes())
+        self._is_crowd.extend(is_crowd.tobytes())
+        self._entries.extend(entries)
+
     def finish(self, categories: dict[int, str], warnings: Sequence[str] = ()) -> Annotations:
         """Everything so far as `Annotations`, pictures in the order in which they were added."""
         pictures = np.array(self._pictures, dtype=np.int64)

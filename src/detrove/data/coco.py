@@ -13,8 +13,11 @@ import os
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from detrove.data.annotations import Annotations, AnnotationsBuilder
 from detrove.data.faults import AnnotationError, Fault, Faults
@@ -82,7 +85,7 @@ def _may_hold_boxes(file: Path) -> bool:
 class _Boxes:
     """The entries of `annotations` in columns, before anything is known of pictures and categories.
 
-    What has no four finite numbers for a box is kept whole in `odd`, by its position in the list.
+    What is written for a box, and is not four finite numbers, is kept in `odd`, by its position in the list.
     """
 
     def __init__(self) -> None:
@@ -100,15 +103,20 @@ class _Boxes:
     def add(self, entry: Any, line: int) -> None:
         """One entry, whatever it is, and the line on which it begins."""
         fields = entry if isinstance(entry, dict) else {}
-        bbox, area, id = fields.get("bbox"), fields.get("area"), fields.get("id", "(without id)")
-        numbers = finite(bbox) if isinstance(bbox, list) and len(bbox) == 4 else None
-        if numbers is None:
-            self.odd[len(self)] = entry
+        image_id, bbox, id = fields.get("image_id"), fields.get("bbox"), fields.get("id", "(without id)")
+        numbers = bbox if isinstance(bbox, list) and len(bbox) == 4 else ()
+        if any(type(number) is not float for number in numbers):
+            numbers = finite(numbers) or ()
+        if not numbers or not all(map(math.isfinite, numbers)):
+            self.odd[len(self)] = bbox
             numbers = (math.nan,) * 4
-        self.image_ids.append(fields.get("image_id", ""))
+        area = fields.get("area")
+        if type(area) is not float:
+            area = (finite((area,)) or (math.nan,))[0]
+        self.image_ids.append(image_id if isinstance(image_id, int | float | str) else None)
         self.category_ids.append(fields.get("category_id"))
         self.xywh.extend(numbers)
-        self.area.append((finite((area,)) or (math.nan,))[0])
+        self.area.append(area)
         self.is_crowd.append(bool(fields.get("iscrowd", 0)))
         self.lines.append(line)
         self.ids.append(id if isinstance(id, int | str) else str(id))
@@ -243,46 +251,43 @@ def _add_boxes(
     builder: AnnotationsBuilder,
     file: Path,
     boxes: _Boxes,
-    pictures: Mapping[Any, int],
+    indices: Mapping[Any, int],
     categories: Mapping[int, str],
     faults: Faults,
 ) -> None:
-    xywh = memoryview(boxes.xywh)
-    for position, (image_id, category_id, id) in enumerate(
-        zip(boxes.image_ids, boxes.category_ids, boxes.ids, strict=True)
-    ):
-        picture = pictures.get(image_id) if isinstance(image_id, int | float | str) else None
-        if picture is None or type(category_id) is not int or category_id not in categories or position in boxes.odd:
-            known = picture is not None
-            faults.add(_box_fault(file, boxes, position, known, categories))
-            continue
-        builder.add_box(
-            picture,
-            category_id,
-            xywh[4 * position : 4 * position + 4],
-            id,
-            boxes.lines[position],
-            bool(boxes.is_crowd[position]),
-            boxes.area[position],
-        )
+    pictures = np.array([indices.get(image_id, -1) for image_id in boxes.image_ids], dtype=np.int64)
+    known = [type(id) is int and id in categories for id in boxes.category_ids]
+    sound = (pictures >= 0) & np.array(known, dtype=bool)
+    sound[list(boxes.odd)] = False
+    for position in np.flatnonzero(~sound).tolist():
+        faults.add(_box_fault(file, boxes, position, bool(pictures[position] >= 0), known[position]))
+    chosen = sound.tolist()
+    builder.add_boxes(
+        pictures[sound],
+        np.array(list(compress(boxes.category_ids, chosen)), dtype=np.int64),
+        np.array(boxes.xywh).reshape(-1, 4)[sound],
+        list(compress(boxes.ids, chosen)),
+        np.array(boxes.lines)[sound],
+        np.frombuffer(boxes.is_crowd, dtype=bool)[sound],
+        np.array(boxes.area)[sound],
+    )
 
 
-def _box_fault(file: Path, boxes: _Boxes, position: int, known: bool, categories: Mapping[int, str]) -> Fault:
-    """Why an entry of `annotations` cannot be used; `known` says whether its picture is."""
+def _box_fault(file: Path, boxes: _Boxes, position: int, known_picture: bool, known_category: bool) -> Fault:
+    """Why an entry of `annotations` cannot be used."""
     where = f"annotation {boxes.ids[position]}"
     fault = functools.partial(Fault, file=file, line=boxes.lines[position] or None, entry=where, num_boxes=1)
-    category_id = boxes.category_ids[position]
-    if not known:
-        message = f"{where} names an unknown picture (image_id {_shown(boxes.image_ids[position])})"
+    if not known_picture:
+        message = f"{where} names an unknown picture (image_id {boxes.image_ids[position]})"
         return fault("unknown picture", message=message, remedy="add the picture to 'images' or delete the annotation")
-    if type(category_id) is not int or category_id not in categories:
-        message = f"{where} names an unknown category ({_shown(category_id)})"
+    if not known_category:
+        message = f"{where} names an unknown category ({_shown(boxes.category_ids[position])})"
         return fault("unknown category", message=message, remedy="add it to 'categories'")
-    bbox = boxes.odd[position].get("bbox")
+    bbox = boxes.odd[position]
     if not isinstance(bbox, list) or len(bbox) != 4:
         message = f"{where} has no bbox [x, y, width, height]"
     else:
-        message = f"bbox of {where}: {not_finite(bbox)}"
+        message = f"bbox of {where}: {_shown(not_finite(bbox))}"
     return fault("bad box", message=message, remedy="correct or delete it")
 
 

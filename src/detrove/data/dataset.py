@@ -26,7 +26,7 @@ from detrove.errors import InputError
 from detrove.pictures import read_picture
 from detrove.structures import LabelMap, Targets
 
-FORMAT_NAMES = {"coco": "COCO JSON", "voc": "VOC XML", "yolo": "YOLO text"}
+FORMAT_NAMES = {"coco": "COCO JSON", "voc": "VOC XML", "yolo": "YOLO text", "csv": "CSV of boxes"}
 
 # A box may pass the edge by this many pixels without being told of: rounding in the tools that wrote it.
 _ROUNDING = 1.0

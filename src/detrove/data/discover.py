@@ -6,25 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from detrove.data import coco, voc, yolo
+from detrove.data import coco, csv_boxes, voc, yolo
 from detrove.data.annotations import Annotations
 from detrove.data.dataset import DetectionDataset, without_missing_pictures
 from detrove.data.faults import AnnotationError, Fault, Faults
 from detrove.data.files import choose_split, in_usual_order
 from detrove.errors import InputError, nearest
 
-READERS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
+READERS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo, "csv": csv_boxes}
 
 
 def find_format(path: str | Path) -> str:
-    """The format of the data set in a folder: "coco", "voc" or "yolo"; `InputError` where none or several fit."""
+    """The format of the data set in a folder, a key of `READERS`; `InputError` where none or several fit."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; pass the folder of a data set")
     found = [name for name, reader in READERS.items() if reader.find_splits(path)]
     if len(found) > 1:
-        choices = " or ".join(f"format={name}" for name in found)
+        choices = " or ".join(f"--format {name}" for name in found)
         raise InputError(f"{path}: holds several annotation formats ({', '.join(found)}); choose with {choices}")
+    if not found and (reason := csv_boxes.why_not(path)):
+        raise InputError(reason)
     if not found:
         known = "; ".join(reader.DESCRIPTION for reader in READERS.values())
         raise InputError(f"{path}: no annotations found; expected {known}")
@@ -40,11 +42,11 @@ def find_splits(path: str | Path, format: str | None = None) -> tuple[str, ...]:
 
 
 def open_dataset(path: str | Path, split: str | None = None, format: str | None = None) -> DetectionDataset:
-    """Open one split of a COCO JSON, VOC XML or YOLO data set.
+    """Open one split of a data set in COCO JSON, VOC XML, YOLO text or CSV.
 
-    `path` is the data set's folder, or its annotation file (COCO) or `data.yaml` (YOLO). `split` may be left out where
-    there is only one. `format` ("coco", "voc", "yolo") settles a folder that holds several. Raises `InputError`, one
-    line, for whatever is wrong with the files.
+    `path` is the data set's folder, its annotation file (COCO, CSV) or `data.yaml` (YOLO). `split` may be left out
+    where there is only one. `format` ("coco", "voc", "yolo", "csv") settles a folder that holds
+    several. Raises `InputError`, one line, for whatever is wrong with the files.
     """
     path = Path(path)
     format, reader = _reader(path, format)
@@ -102,5 +104,7 @@ def _reader(path: str | Path, format: str | None) -> tuple[str, ModuleType]:
     if not Path(path).exists():
         raise InputError(f"{path}: no such file or folder; pass the folder of a data set")
     if not reader.find_splits(Path(path)):
+        if reader is csv_boxes and (reason := csv_boxes.why_not(Path(path))):
+            raise InputError(reason)
         raise InputError(f"{path}: no annotations of format {format} found; expected {reader.DESCRIPTION}")
     return format, reader

@@ -3,11 +3,15 @@
 A line is `class cx cy width height`, fractions of the upright picture, or `class x1 y1 x2 y2 x3 y3 …`, an outline whose
 extent is the box. `images/…/a.jpg` has its labels in `labels/…/a.txt`, or beside it; a picture without a label file is
 background. Category ids are the class numbers, from 0. Sizes come from the pictures' headers.
+
+In `data.yaml`, `names` is a list or number: name; a split is a folder, a text file with a picture a line, or several of
+these. Paths that another machine wrote are followed by their last parts. Without `data.yaml`, the names are the lines
+of `classes.txt`, and the splits are the folders: `images/SPLIT`, `SPLIT/images`, or one folder of pictures and labels.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,35 +33,88 @@ from detrove.errors import InputError
 
 DESCRIPTION = "YOLO text (data.yaml with names and splits, images/SPLIT/, labels/SPLIT/)"
 
+_CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 _LARGEST_NUMBER = 10**6
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 
 
+@dataclass
+class _Description:
+    """What names the classes and the splits: `file`, and the folder `base` that its paths start from."""
+
+    file: Path
+    base: Path
+    names: Any
+    sources: dict[str, list[str]]
+
+
 def find_splits(path: Path) -> tuple[str, ...]:
-    """The names of the splits that `data.yaml` lists; empty where there is no such file."""
-    file = _description_file(path)
-    if file is None:
-        return ()
-    return tuple(dict.fromkeys(canonical_split(key) for key, value in _load(file).items() if _is_split(key, value)))
+    """The names of the splits; empty where nothing names the classes, or there are no pictures."""
+    description = _describe(path)
+    return tuple(description.sources) if description else ()
 
 
 def read(path: Path, split: str, faults: Faults) -> Annotations:
     """One split, boxes as written, in pixels; `faults` hears of what is wrong with which file and line."""
-    file = _description_file(path)
-    if file is None:
+    description = _describe(path)
+    if description is None:
         raise InputError(f"{path}: no data.yaml; write one with 'train', 'val' and 'names'")
-    content = _load(file)
-    names = _class_names(file, content)
-    wanted = choose_split(find_splits(path), split, path)
-    sources = next(value for key, value in content.items() if _is_split(key, value) and canonical_split(key) == wanted)
-    paths = _picture_paths(file, content, sources if isinstance(sources, list) else [sources], faults)
+    names = _class_names(description)
+    wanted = choose_split(description.sources, split, path)
+    sources = description.sources[wanted]
+    paths = _picture_paths(description, sources, faults)
     if not paths:
-        message = f"no pictures in its split {wanted} ({sources})"
-        raise AnnotationError(Fault("no pictures", file, message, "put them there or correct the path"))
+        message = f"no pictures in its split {wanted} ({', '.join(sources)})"
+        raise AnnotationError(Fault("no pictures", description.file, message, "put them there or correct the path"))
     builder = AnnotationsBuilder("line")
     for picture in paths:
-        _add_picture(builder, picture, names, faults)
+        _add_picture(builder, picture, names, description.file, faults)
     return builder.finish(names, _labels_without_picture(paths))
+
+
+def _describe(path: Path) -> _Description | None:
+    file = _description_file(path)
+    if file is None:
+        return _describe_by_folders(path) if path.is_dir() else None
+    content = _load(file)
+    sources: dict[str, list[str]] = {}
+    for key, value in content.items():
+        if key in _SPLIT_KEYS and value:
+            sources.setdefault(
+                canonical_split(key), [str(each) for each in (value if type(value) is list else [value])]
+            )
+    if not sources:
+        sources = _folders_of_splits(file.parent)
+    return _Description(file, file.parent / str(content.get("path") or "."), content["names"], sources)
+
+
+def _describe_by_folders(path: Path) -> _Description | None:
+    """Splits by their folders and names by `classes.txt`, where there are both, and labels."""
+    places = (path, path / "labels", *sorted(path.glob("labels/*")), *sorted(path.glob("*/")))
+    file = next((place / name for place in places for name in _CLASS_FILES if (place / name).is_file()), None)
+    sources = _folders_of_splits(path)
+    if file is None or not sources:
+        return None
+    names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    return _Description(file, path, names, sources)
+
+
+def _folders_of_splits(path: Path) -> dict[str, list[str]]:
+    """Split -> its folder of pictures, in the layouts that tools write; only where labels are in reach of it."""
+    for pattern, place in (("images/*/", 0), ("*/images/", 1), ("images/", None), ("*/", 0), ("", None)):
+        folders = sorted(path.glob(pattern)) if pattern else [path]
+        labelled = [folder for folder in folders if _has_labels(folder)]
+        if labelled and place is None:
+            return {"all": [str(labelled[0].relative_to(path))]}
+        if labelled:
+            names = {folder: folder.name if place == 0 else folder.parent.name for folder in labelled}
+            return {canonical_split(name): [str(folder.relative_to(path))] for folder, name in names.items()}
+    return {}
+
+
+def _has_labels(folder: Path) -> bool:
+    """Whether one of the folder's pictures has a label file."""
+    return any(_label_file(picture).is_file() for picture in list_pictures(folder))
 
 
 def _description_file(path: Path) -> Path | None:
@@ -76,10 +133,6 @@ def _may_describe(file: Path) -> bool:
     return any(line.startswith("names") for line in lines) and any(line.startswith(_SPLIT_KEYS) for line in lines)
 
 
-def _is_split(key: str, value: Any) -> bool:
-    return key in _SPLIT_KEYS and bool(value)
-
-
 def _load(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(read_text(file))
@@ -88,7 +141,7 @@ def _load(file: Path) -> dict[str, Any]:
         line = mark.line + 1 if mark else 1
         fault = Fault("broken file", file, f"broken YAML ({problem})", "correct the line", line)
         raise AnnotationError(fault) from None
-    except (ValueError, RecursionError) as error:  # a date that is none, a number of a million digits
+    except (ValueError, TypeError, RecursionError) as error:  # a date that is none, a list as a key
         raise AnnotationError(Fault("broken file", file, f"broken YAML ({error})", "correct it")) from None
     if not isinstance(content, dict) or "names" not in content:
         remedy = "list the class names there, in the order of their numbers"
@@ -96,8 +149,8 @@ def _load(file: Path) -> dict[str, Any]:
     return content
 
 
-def _class_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
-    names = content["names"]
+def _class_names(description: _Description) -> dict[int, str]:
+    names = description.names
     if isinstance(names, list):
         names = dict(enumerate(names))
     try:
@@ -106,28 +159,36 @@ def _class_names(file: Path, content: dict[str, Any]) -> dict[int, str]:
         numbered = {}
     if not numbered or min(numbered) < 0 or max(numbered) > _LARGEST_NUMBER:
         message = f"'names' must be a list of names or number: name, got {str(names)[:200]}"
-        raise AnnotationError(Fault("bad category", file, message, "write the names of the classes"))
+        raise AnnotationError(Fault("bad category", description.file, message, "write the names of the classes"))
     return numbered
 
 
-def _picture_paths(file: Path, content: dict[str, Any], sources: list[Any], faults: Faults) -> list[Path]:
+def _picture_paths(description: _Description, sources: list[str], faults: Faults) -> list[Path]:
     """The pictures of a split: each source is a folder, or a text file with a picture's path per line."""
-    base = file.parent / str(content.get("path") or ".")
+    file, base = description.file, description.base
     paths: list[Path] = []
-    for source in map(str, sources):
-        # Exports often write ../train/images and mean the folder beside data.yaml; `path` often names another machine.
-        inside = PurePosixPath(*[part for part in PurePosixPath(source).parts if part not in ("..", "/")])
-        candidates = (base / source, file.parent / source, file.parent / inside)
-        found = next((candidate for candidate in candidates if _exists(candidate)), None)
+    for source in sources:
+        found = _locate(source, (base, file.parent))
         if found is None:
             message = f"its {source!r} is not found"
             faults.add(Fault("missing file", file, message, "correct the path, it is relative to the file"))
         elif found.is_dir():
             paths += list_pictures(found, recursive=True)
         else:
-            listed = read_text(found).split("\n")
-            paths += [found.parent / line.strip() for line in listed if line.strip()]
+            lines = [line.strip() for line in read_text(found).split("\n")]
+            roots = (found.parent, base, file.parent)
+            paths += [_locate(line, roots) or found.parent / line for line in lines if line]
     return list(dict.fromkeys(paths))
+
+
+def _locate(written: str, roots: tuple[Path, ...]) -> Path | None:
+    """The file or folder that a path means: from one of the roots, or by its last parts alone.
+
+    Exports write ../train/images and mean the folder beside data.yaml; many keep the paths of another machine.
+    """
+    inside = [part for part in PurePosixPath(written.replace("\\", "/")).parts if part not in ("..", "/")]
+    tails = (Path(*inside[first:]) for first in range(len(inside)))
+    return next((root / tail for tail in (written, *tails) for root in roots if _exists(root / tail)), None)
 
 
 def _exists(path: Path) -> bool:
@@ -151,7 +212,7 @@ def _labels_without_picture(paths: list[Path]) -> list[str]:
     known = {_label_file(path) for path in paths}
     folders = {label.parent for label in known} - {path.parent for path in paths}
     strays = sorted(
-        file for folder in folders if folder.is_dir() for file in folder.glob("*.txt") if file.name != "classes.txt"
+        file for folder in folders if folder.is_dir() for file in folder.glob("*.txt") if file.name not in _CLASS_FILES
     )
     strays = [file for file in strays if file not in known]
     if not strays:
@@ -159,7 +220,9 @@ def _labels_without_picture(paths: list[Path]) -> list[str]:
     return [f"{len(strays)} label files without a picture were ignored (first: {strays[0]})"]
 
 
-def _add_picture(builder: AnnotationsBuilder, path: Path, names: dict[int, str], faults: Faults) -> None:
+def _add_picture(
+    builder: AnnotationsBuilder, path: Path, names: dict[int, str], description_file: Path, faults: Faults
+) -> None:
     label_file = _label_file(path)
     lines: list[tuple[int, str]] = []
     try:
@@ -171,7 +234,7 @@ def _add_picture(builder: AnnotationsBuilder, path: Path, names: dict[int, str],
     picture = builder.add_picture(path, len(builder) + 1, width, height, label_file)
     for number, line in lines:
         try:
-            category, (left, top, w, h) = _read_line(line, number, label_file, names)
+            category, (left, top, w, h) = _read_line(line, number, label_file, names, description_file.name)
         except AnnotationError as error:
             faults.add(error.fault)
         else:
@@ -191,7 +254,9 @@ def _numbered_lines(file: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def _read_line(line: str, number: int, file: Path, names: dict[int, str]) -> tuple[int, tuple[float, ...]]:
+def _read_line(
+    line: str, number: int, file: Path, names: dict[int, str], named_in: str
+) -> tuple[int, tuple[float, ...]]:
     """The class number and left, top, width, height as fractions of the picture."""
     fault = partial(Fault, file=file, line=number, entry=f"line {number}", num_boxes=1)
     values = finite(line.split())
@@ -199,7 +264,7 @@ def _read_line(line: str, number: int, file: Path, names: dict[int, str]) -> tup
         raise AnnotationError(fault("bad box", message=not_finite(line.split()), remedy="correct or delete it"))
     category, numbers = values[0], values[1:]
     if category not in names:
-        message = f"class {line.split()[0]} has no name in data.yaml (it names 0..{max(names)})"
+        message = f"class {line.split()[0]} has no name in {named_in} (it names 0..{max(names)})"
         raise AnnotationError(fault("unknown category", message=message, remedy="add its name or correct the line"))
     if len(numbers) == 4:
         cx, cy, w, h = numbers

@@ -174,7 +174,7 @@ def test_opening_decodes_no_picture(tmp_path: Path) -> None:
 def test_several_formats_need_a_choice(tmp_path: Path) -> None:
     write_coco(tmp_path)
     write_yolo(tmp_path)
-    with pytest.raises(InputError, match="format=coco or format=yolo"):
+    with pytest.raises(InputError, match="--format coco or --format yolo"):
         find_format(tmp_path)
     assert open_dataset(tmp_path, format="yolo").format == "yolo"
 
