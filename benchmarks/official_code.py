@@ -200,7 +200,6 @@ SCALES = (
     (r"encoder.*out_proj\.weight$|linear2\.weight$", 0.3),
     (r"sampling_offsets\.weight$", 0.3),
     (r"^class_embed\.weight$", 4.0),
-    (r"^bbox_embed\.layers\.2\.weight$", 2.0),
 )
 """How large the noise is beside 1 / sqrt(fan-in), so that queries end up with different boxes and classes: attention
 that prefers some cells, branches that leave tokens apart, heads that show it. With 1 for all, all queries are alike."""
@@ -211,9 +210,12 @@ def fill_with_noise(model: nn.Module, seed: int) -> None:
     """Seeded values in every tensor, frozen statistics included: nothing compares as trivially 0, nothing saturates."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    scales = list(SCALES)
+    if not any(".decoder.bbox_embed." in key for key in model.state_dict()):
+        scales.append((r"^bbox_embed\.layers\.2\.weight$", 2.0))  # where layers move boxes, they are apart enough
     for key, tensor in model.state_dict().items():
         noise = torch.randn(tensor.shape, generator=generator)
-        scale = next((scale for pattern, scale in SCALES if re.search(pattern, key)), 1.0)
+        scale = next((scale for pattern, scale in scales if re.search(pattern, key)), 1.0)
         if key in embeddings or key.endswith("level_embed"):
             tensor.copy_(noise)
         elif tensor.dim() > 1:
