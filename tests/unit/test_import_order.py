@@ -41,6 +41,7 @@ OPTIONAL = {
     "simplejpeg": {"pictures"},
     "supervision": {"structures"},
     "tensorboard": {"training"},
+    "triton": {"nn"},
     "torch.utils.tensorboard": {"training"},
     "uvicorn": {"serving", "cli"},
 }

@@ -1,37 +1,14 @@
-"""Multi-scale deformable attention (Zhu et al. 2021, §4.1) in pure PyTorch."""
+"""Multi-scale deformable attention (Zhu et al. 2021, §4.1); `sampling` is the operator under it."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detrove.nn.recording import active_recorder
-
-Shapes = list[tuple[int, int]]
-
-
-def sample_levels(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum of bilinear samples over levels and points.
-
-    `value` (B, T, M, d), levels concatenated; `shapes` their (height, width); `locations` (B, Q, M, S, P, 2) x, y in
-    [0, 1] of the level, zero outside; `weights` (B, Q, M, S, P). Returns (B, Q, M · d).
-    """
-    batch, _, heads, dim = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
-    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (S, B·M, Q, P, 2) in [-1, 1]
-    sampled = []
-    for level, (height, width) in enumerate(shapes):
-        start = sum(h * w for h, w in shapes[:level])
-        plane = value[:, start : start + height * width]  # (B, h·w, M, d)
-        plane = plane.permute(0, 2, 3, 1).reshape(batch * heads, dim, height, width)
-        sampled.append(F.grid_sample(plane, grids[level], mode="bilinear", padding_mode="zeros", align_corners=False))
-    samples = torch.cat(sampled, dim=-1)  # (B·M, d, Q, S·P)
-    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, len(shapes) * points)
-    summed = (samples * weights).sum(dim=-1)  # (B·M, d, Q)
-    return summed.view(batch, heads * dim, queries).transpose(1, 2)
+from detrove.nn.sampling import Shapes, sample_levels
 
 
 class DeformableAttention(nn.Module):
