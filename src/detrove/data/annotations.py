@@ -148,6 +148,36 @@ class Annotations:
         return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
 
 
+def joined(parts: Sequence[Annotations]) -> Annotations:
+    """The pictures of several splits of one data set, each picture once.
+
+    Picture ids are kept where that leaves them unique, else numbered from 1.
+    """
+    builder = AnnotationsBuilder(parts[0].entry_name)
+    seen: set[str] = set()
+    unique_ids = {(part.image_id(i), part.paths[i]) for part in parts for i in range(len(part))}
+    keep_ids = len({id for id, _ in unique_ids}) == len({path for _, path in unique_ids}) == len(unique_ids)
+    for part in parts:
+        for picture, path in enumerate(part.paths):
+            if path in seen:
+                continue
+            seen.add(path)
+            image_id = part.image_id(picture) if keep_ids else len(builder) + 1
+            width, height = part.sizes[picture].tolist()
+            index = builder.add_picture(path, image_id, width, height, part.source(picture))
+            boxes = part.boxes_of(picture)
+            builder.add_boxes(
+                np.full(boxes.stop - boxes.start, index, dtype=np.int64),
+                part.category_ids[boxes],
+                part.xywh[boxes],
+                part.entries[boxes].tolist(),
+                part.lines[boxes],
+                part.is_crowd[boxes],
+                part.area[boxes],
+            )
+    return builder.finish(parts[0].categories)
+
+
 class AnnotationsBuilder:
     """Collects pictures and boxes one at a time, in any order, and puts them into columns."""
 

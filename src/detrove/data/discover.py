@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from detrove.data import coco, csv_boxes, voc, yolo
 from detrove.data.annotations import Annotations
+from detrove.data.classes import change_classes
 from detrove.data.dataset import DetectionDataset, without_missing_pictures
 from detrove.data.faults import AnnotationError, Fault, Faults
 from detrove.data.files import choose_split, in_usual_order
@@ -41,12 +43,19 @@ def find_splits(path: str | Path, format: str | None = None) -> tuple[str, ...]:
     return in_usual_order(_reader(path, format)[1].find_splits(Path(path)))
 
 
-def open_dataset(path: str | Path, split: str | None = None, format: str | None = None) -> DetectionDataset:
+def open_dataset(
+    path: str | Path,
+    split: str | None = None,
+    format: str | None = None,
+    classes: Iterable[str] | None = None,
+    rename: Mapping[str, str] | None = None,
+) -> DetectionDataset:
     """Open one split of a data set in COCO JSON, VOC XML, YOLO text or CSV.
 
     `path` is the data set's folder, its annotation file (COCO, CSV) or `data.yaml` (YOLO). `split` may be left out
     where there is only one. `format` ("coco", "voc", "yolo", "csv") settles a folder that holds
-    several. Raises `InputError`, one line, for whatever is wrong with the files.
+    several. `rename` (old -> new) renames classes, and merges those of one name; then only `classes` are kept, all by
+    default. Raises `InputError`, one line, for whatever is wrong with the files.
     """
     path = Path(path)
     format, reader = _reader(path, format)
@@ -56,7 +65,8 @@ def open_dataset(path: str | Path, split: str | None = None, format: str | None 
         if others:
             raise InputError(f"{path}: has several splits; name one of {', '.join(splits)}")
     split = choose_split(splits, split, path)
-    return DetectionDataset(path, split, format, reader.read(path, split, Faults()))
+    annotations = change_classes(reader.read(path, split, Faults()), classes, rename)
+    return DetectionDataset(path, split, format, annotations)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,19 @@ def list_pictures(folder: Path, recursive: bool = False) -> list[Path]:
     """The picture files of a folder, by suffix, sorted; hidden files are left out."""
     found = folder.rglob("*") if recursive else folder.iterdir()
     return sorted(p for p in found if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith("."))
+
+
+def relative_names(paths: Sequence[Path]) -> list[Path]:
+    """What to call each picture in a written folder: its path below the deepest folder that holds them all.
+
+    >>> [name.as_posix() for name in relative_names([Path("a/day/1.jpg"), Path("a/night/1.jpg")])]
+    ['day/1.jpg', 'night/1.jpg']
+    >>> relative_names([Path("a/1.jpg")])[0].as_posix()
+    '1.jpg'
+    """
+    absolute = [path.absolute() for path in paths]
+    common = Path(os.path.commonpath([path.parent for path in absolute])) if absolute else Path()
+    return [path.relative_to(common) for path in absolute]
 
 
 def read_text(path: Path) -> str:

@@ -35,7 +35,7 @@ DESCRIPTION = "YOLO text (data.yaml with names and splits, images/SPLIT/, labels
 
 _CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 _LARGEST_NUMBER = 10**6
-_SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
+_SPLIT_NAMES = ("train", "val", "test", "all")
 
 
 @dataclass
@@ -46,6 +46,11 @@ class _Description:
     base: Path
     names: Any
     sources: dict[str, list[str]]
+
+
+def is_split_name(key: str) -> bool:
+    """Whether a key of `data.yaml` names a split: train, val, test, all, or what begins so (valid, trainval)."""
+    return key.startswith(_SPLIT_NAMES)
 
 
 def find_splits(path: Path) -> tuple[str, ...]:
@@ -79,7 +84,7 @@ def _describe(path: Path) -> _Description | None:
     content = _load(file)
     sources: dict[str, list[str]] = {}
     for key, value in content.items():
-        if key in _SPLIT_KEYS and value:
+        if is_split_name(str(key)) and value:
             sources.setdefault(
                 canonical_split(key), [str(each) for each in (value if type(value) is list else [value])]
             )
@@ -130,7 +135,7 @@ def _description_file(path: Path) -> Path | None:
 
 def _may_describe(file: Path) -> bool:
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return any(line.startswith("names") for line in lines) and any(line.startswith(_SPLIT_KEYS) for line in lines)
+    return any(line.startswith("names") for line in lines) and any(line.startswith(_SPLIT_NAMES) for line in lines)
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -198,14 +203,18 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _label_file(picture: Path) -> Path:
+def mirrored_label_file(picture: Path) -> Path | None:
+    """The label file in the folder `labels` that mirrors the picture's `images`; None where it is in none."""
     parts = list(picture.parts)
-    if "images" in parts:
-        position = len(parts) - 1 - parts[::-1].index("images")
-        mirrored = Path(*parts[:position], "labels", *parts[position + 1 :]).with_suffix(".txt")
-        if mirrored.parent.is_dir():
-            return mirrored
-    return picture.with_suffix(".txt")
+    if "images" not in parts:
+        return None
+    position = len(parts) - 1 - parts[::-1].index("images")
+    return Path(*parts[:position], "labels", *parts[position + 1 :]).with_suffix(".txt")
+
+
+def _label_file(picture: Path) -> Path:
+    mirrored = mirrored_label_file(picture)
+    return mirrored if mirrored and mirrored.parent.is_dir() else picture.with_suffix(".txt")
 
 
 def _labels_without_picture(paths: list[Path]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import yaml
 from PIL import Image
 
 from detrove.checkpoints.files import write_atomically
+from detrove.data.files import relative_names
 from detrove.drawing import draw_detections
 from detrove.errors import InputError
 from detrove.structures import Detections, LabelMap
@@ -35,19 +35,6 @@ class PictureFound:
     def counts(self) -> Counter[str]:
         """How many of each class, by name."""
         return Counter(self.detections.names)
-
-
-def relative_names(paths: Sequence[Path]) -> list[Path]:
-    """What to call each picture in a written folder: its path below the deepest folder that holds them all.
-
-    >>> [name.as_posix() for name in relative_names([Path("a/day/1.jpg"), Path("a/night/1.jpg")])]
-    ['day/1.jpg', 'night/1.jpg']
-    >>> relative_names([Path("a/1.jpg")])[0].as_posix()
-    '1.jpg'
-    """
-    absolute = [path.absolute() for path in paths]
-    common = Path(os.path.commonpath([path.parent for path in absolute])) if absolute else Path()
-    return [path.relative_to(common) for path in absolute]
 
 
 def image_ids(paths: Sequence[Path]) -> list[int]:

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 
 from detrove.data import DetectionDataset, find_splits, open_dataset
+from detrove.data.splits import look_alikes, make_splits
 from detrove.errors import InputError
 from detrove.training.config import TrainingConfig
+
+LARGE = 20_000
+"""Pictures above which near-duplicates are not looked for, unasked, before training."""
 
 
 def choose_splits(data: Path) -> dict[str, Any]:
@@ -36,9 +40,15 @@ def open_splits(config: TrainingConfig) -> tuple[DetectionDataset, DetectionData
 
 
 def hold_out(data: DetectionDataset, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
-    """The data set without a random `fraction` of its pictures, and these; the same for the same seed."""
+    """The data set without a `fraction` of its pictures, and these; the same for the same seed.
+
+    Every class is held out in its share, and no picture apart from its near-duplicates (`make_splits`). In a large set
+    these are not looked for, because every picture would have to be opened.
+    """
     if len(data) < 2:
         raise InputError(f"{data.path}: one picture cannot be both trained on and held out; add pictures")
-    order = np.random.default_rng(seed).permutation(len(data))
-    num_held_out = min(max(1, round(fraction * len(data))), len(data) - 1)
-    return data.subset(sorted(order[num_held_out:])), data.subset(sorted(order[:num_held_out]))
+    groups = np.arange(len(data)) if len(data) > LARGE else look_alikes(list(data.annotations.paths))
+    if len(np.unique(groups)) < 2:
+        groups = np.arange(len(data))
+    training, held_out = make_splits(data.annotations, (1 - fraction, fraction), seed, groups)
+    return data.subset(training), data.subset(held_out)
