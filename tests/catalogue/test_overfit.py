@@ -50,6 +50,7 @@ FORMS = {
     "detr": replace(detr.Config(), **TOY),
     "detr-dc5": replace(detr.Config(), **TOY, dilation=True),
     "deformable": replace(deformable.Config(), **TOY),
+    "deformable-single-scale": replace(deformable.Config(), **TOY, strides=(32,), num_levels=1),
     "deformable-refine": replace(deformable.Config(), **TOY, refine=True),
     "deformable-two-stage": replace(deformable.Config(), **TOY, refine=True, two_stage=True),
     "conditional": replace(conditional.Config(), **TOY),

@@ -61,7 +61,7 @@ def with_given_levels(model, pictures):
     if isinstance(model, DABDeformableDETR):
         model.position_head = Nowhere()
     if hasattr(model, "levels"):
-        strides = [8, 16, 32, 64][: model.config.num_levels]
+        strides = [32] if model.config.num_levels == 1 else [8, 16, 32, 64][: model.config.num_levels]
         model.backbone = GivenLevels([model.config.dim] * len(strides), strides, pictures)
         model.levels = Unchanged()
     elif hasattr(model, "stacks"):

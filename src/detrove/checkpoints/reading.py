@@ -67,7 +67,8 @@ def fetch(source: Path) -> Path:
         try:
             return hugging_face.download(name)
         except InputError as error:
-            raise InputError(f"{name}: no such file or folder here; on the Hugging Face hub: {error}") from None
+            reason = str(error).removeprefix(f"{name}: ")
+            raise InputError(f"{name}: no such file or folder here; on the Hugging Face hub: {reason}") from None
     raise InputError(_no_such(name))
 
 
@@ -109,10 +110,10 @@ def _no_such(name: str) -> str:
 def _read_folder(path: Path, model: str | None) -> tuple[Checkpoint, ImportReport]:
     if not (path / HUB_CONFIG).is_file():
         raise InputError(f"{path}: no {HUB_CONFIG} in this folder, so it is no model in Hugging Face's layout")
-    checkpoint = hugging_face.import_folder(path)
+    checkpoint, report = hugging_face.import_with_report(path)
     if model is not None:
         checkpoint = _as_model(checkpoint, model)
-    return checkpoint, ImportReport("Hugging Face", tuple(checkpoint.tensors), {})
+    return checkpoint, report
 
 
 def _own(checkpoint: Checkpoint, model: str | None) -> tuple[Checkpoint, ImportReport]:

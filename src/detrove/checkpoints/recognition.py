@@ -46,6 +46,9 @@ def facts_of(detector: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     if detector == "detr":
         facts["norm_first"] = "encoder_norm.weight" in tensors
     elif detector == "deformable":
+        strides = _strides(_channels_of_levels(tensors), tensors)
+        if strides is not None:
+            facts["strides"] = strides
         facts["two_stage"] = "proposals.token_projection.weight" in tensors
         facts["refine"] = facts["two_stage"] or not _heads_are_one(tensors)
     elif detector == "dab":
@@ -80,8 +83,8 @@ def preset_for(
         fitting = [name for name in fitting if name in set(hints)] or fitting
     if len(fitting) > 1:
         raise InputError(
-            f"{source}: the shapes of its weights fit {', '.join(fitting)}; say which: model={fitting[0]!r} in Python, "
-            f"or detrove convert {source} NEW.safetensors --model {fitting[0]}"
+            f"{source}: the shapes of its weights fit {', '.join(fitting)}; say which: --model {fitting[0]}, or "
+            f"model={fitting[0]!r} in Python"
         )
     return fitting[0], _config(fitting[0], facts)
 
@@ -114,6 +117,14 @@ def _stacked(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     strides = _strides([tensors[f"stacks.{stack}.input_projection.weight"].shape[1] for stack in stacks], tensors)
     return facts if strides is None else {**facts, "strides": strides}
+
+
+def _channels_of_levels(tensors: Mapping[str, Tensor]) -> list[int]:
+    """Channels of the trunk's maps that become levels as they are; coarser levels are made by 3×3 convolutions."""
+    weights = [
+        tensors[f"levels.projections.{index}.0.weight"] for index in range(_count("levels.projections", tensors))
+    ]
+    return [weight.shape[1] for weight in weights if weight.shape[-1] == 1]
 
 
 def _strides(channels: list[int], tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:

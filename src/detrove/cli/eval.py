@@ -26,6 +26,7 @@ def evaluate_weights(
     /,
     *,
     split: str = "val",
+    model: str | None = None,
     output: Path | None = None,
     batch_size: int = 8,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
@@ -37,11 +38,14 @@ def evaluate_weights(
     Parameters
     ----------
     weights
-        A run folder, or a .safetensors file that detrove saved.
+        A run folder, a .safetensors file that detrove saved, an official checkpoint, a Hugging Face folder, or the
+        name of a published file or hub model (downloaded).
     data
         A data set in COCO, VOC or YOLO format.
     split
         The part of the data set to measure on.
+    model
+        The catalogue's name of the detector, where its file alone cannot tell.
     output
         A new folder for metrics.json and report.html.
     batch_size
@@ -55,7 +59,7 @@ def evaluate_weights(
     from detrove.evaluation import categories_of_slots, coco_metrics, coco_results, detect
     from detrove.inference import load, writers
 
-    detector = load(weights)
+    detector = load(weights, model)
     dataset = open_dataset(data, split=split)
     print(dataset.describe(), file=sys.stderr)
     for warning in dataset.warnings:

@@ -27,6 +27,7 @@ def predict(
     source: Annotated[list[str], Parameter(negative=())],
     /,
     *,
+    model: str | None = None,
     output: Path | None = None,
     threshold: float | None = None,
     save: str = "pictures,coco,csv",
@@ -40,9 +41,12 @@ def predict(
     Parameters
     ----------
     weights
-        A run folder, or a .safetensors file that detrove saved.
+        A run folder, a .safetensors file that detrove saved, an official checkpoint, a Hugging Face folder, or the
+        name of a published file or hub model (downloaded).
     source
         Pictures, folders of pictures, or patterns such as "photos/*.jpg".
+    model
+        The catalogue's name of the detector, where its file alone cannot tell.
     output
         A new folder to write to.
     threshold
@@ -64,7 +68,7 @@ def predict(
     paths = _picture_files(source)
     if output is not None and "yolo" in kinds:
         writers.refuse_ambiguous_labels(paths)
-    detector = load(weights)
+    detector = load(weights, model)
     drawings = output / "pictures" if output is not None and "pictures" in kinds else None
     found, unreadable = _detect(detector, paths, threshold, batch_size, drawings)
     if output is not None:

@@ -1,6 +1,7 @@
 """Deformable DETR: Deformable Transformers for End-to-End Object Detection (Zhu et al. 2021, arXiv:2010.04159).
 
-Official code: fundamentalvision/Deformable-DETR. Plain, with iterative box refinement (`refine`), and two-stage.
+Official code: fundamentalvision/Deformable-DETR. Plain, with iterative box refinement (`refine`), and two-stage; the
+single-scale forms have one level, C5, also with dilation.
 
 Differs from DETR in:
 - four levels (strides 8 to 64) instead of one map; a learned level embedding joins the position;
@@ -41,6 +42,8 @@ class Config:
     num_queries: int = 300
     backbone: str = "resnet50"
     backbone_frozen: bool = True
+    dilation: bool = False
+    strides: tuple[int, ...] = (8, 16, 32)
     num_levels: int = 4
     dim: int = 256
     num_heads: int = 8
@@ -186,7 +189,7 @@ def build(config: Config) -> DeformableDETR:
         return DeformableAttention(config.dim, config.num_heads, config.num_levels, config.num_points)
 
     sizes = {"dim": config.dim, "feedforward_dim": config.feedforward_dim, "dropout": config.dropout}
-    backbone = Backbone(config.backbone, (8, 16, 32), frozen=config.backbone_frozen)
+    backbone = Backbone(config.backbone, config.strides, config.dilation, config.backbone_frozen)
     return DeformableDETR(
         backbone=backbone,
         levels=LevelProjection(backbone.channels, config.dim, config.num_levels),
@@ -229,6 +232,7 @@ _RECIPE = Recipe(
     epochs=50,
     drop_at=0.8,
 )
+_SINGLE = replace(_R50, strides=(32,), num_levels=1)
 _SOURCE = "Deformable DETR repository, COCO val2017"
 
 PRESETS = {
@@ -238,6 +242,10 @@ PRESETS = {
     ),
     "deformable-two-stage-r50": Preset(
         replace(_R50, refine=True, two_stage=True), recipe=_RECIPE, published=f"AP 46.9 at 50 epochs ({_SOURCE})"
+    ),
+    "deformable-single-scale-r50": Preset(_SINGLE, recipe=_RECIPE, published=f"AP 39.4 at 50 epochs ({_SOURCE})"),
+    "deformable-single-scale-r50-dc5": Preset(
+        replace(_SINGLE, dilation=True), recipe=_RECIPE, published=f"AP 41.5 at 50 epochs ({_SOURCE})"
     ),
     "deformable-nano": Preset(
         _NANO, Preprocessing(longer=320), replace(_RECIPE, learning_rate=4e-4, backbone_learning_rate=4e-5)

@@ -87,7 +87,7 @@ def test_a_panoptic_file_is_read_without_its_mask_head(shared: Path) -> None:
 def test_a_name_among_the_published_ones_chooses(shared: Path) -> None:
     tensors = random_file(shared, "detr")
     assert official.import_tensors(tensors, "x/detr-r50-dc5-f0fb7ef5.pth").preset == "detr-r50-dc5"
-    with pytest.raises(InputError, match="fit detr-r50, detr-r50-dc5; say which: model='detr-r50'"):
+    with pytest.raises(InputError, match="fit detr-r50, detr-r50-dc5; say which: --model detr-r50, or model="):
         official.import_tensors(tensors, "x/checkpoint.pth")
 
 
@@ -110,7 +110,7 @@ def test_settings_that_contradict_the_named_model(shared: Path) -> None:
         official.import_with_report(random_file(shared, "detr"), "a.pth", "detr-r50", {"nheads": 4})
 
 
-def test_dilation_where_the_detector_has_none(shared: Path) -> None:
+def test_dilation_that_no_model_of_these_shapes_has(shared: Path) -> None:
     tensors = random_file(shared, "deformable")
     arguments = {"dilation": False, "nheads": 8, "num_feature_levels": 4}
     assert official.import_with_report(tensors, "a.pth", None, arguments)[0].preset == "deformable-r50"
@@ -118,10 +118,27 @@ def test_dilation_where_the_detector_has_none(shared: Path) -> None:
         official.import_with_report(tensors, "a.pth", None, {**arguments, "dilation": True})
 
 
-def test_one_level_of_deformable_detr_is_not_in_the_catalogue(shared: Path) -> None:
-    """The repository's single-scale files."""
-    tensors = random_file(shared, "deformable") | {"transformer.level_embed": torch.zeros(1, 256)}
-    with pytest.raises(InputError, match="but num_levels is 1 in the weights and 4 in deformable-r50"):
+@pytest.mark.parametrize("dilation", [False, True])
+def test_one_level_of_deformable_detr(shared: Path, dilation: bool) -> None:
+    """The repository's single-scale files: C5 alone, so a quarter of the points."""
+    tensors = random_file(shared, "deformable") | {"transformer.level_embed": torch.randn(1, 256)}
+    tensors = {key: value for key, value in tensors.items() if not re.match(r"input_proj\.[123]\.", key)}
+    tensors["input_proj.0.0.weight"] = torch.randn(256, 2048, 1, 1)
+    for key, value in tensors.items():
+        if "sampling_offsets" in key or "attention_weights" in key:
+            tensors[key] = value[: len(value) // 4]
+    with pytest.raises(InputError, match="fit deformable-single-scale-r50, deformable-single-scale-r50-dc5; say which"):
+        official.import_tensors(tensors, "a.pth")
+    arguments = {"dilation": dilation, "num_feature_levels": 1}
+    checkpoint = official.import_with_report(tensors, "a.pth", None, arguments)[0]
+    assert checkpoint.preset == "deformable-single-scale-r50" + ("-dc5" if dilation else "")
+    model = checkpoint.build()
+    assert len(model.backbone.channels) == len(model.levels.projections) == 1
+
+
+def test_three_levels_of_deformable_detr_are_not_in_the_catalogue(shared: Path) -> None:
+    tensors = random_file(shared, "deformable") | {"transformer.level_embed": torch.zeros(3, 256)}
+    with pytest.raises(InputError, match="but num_levels is 3 in the weights and 4 in deformable-r50"):
         official.import_tensors(tensors, "a.pth")
 
 

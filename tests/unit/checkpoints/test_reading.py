@@ -13,6 +13,7 @@ import torch
 
 import detrove
 from detrove.checkpoints import hugging_face, official, reading
+from detrove.checkpoints.official import ImportReport
 from detrove.errors import InputError
 from detrove.models import catalogue
 
@@ -77,7 +78,7 @@ def test_an_official_state_dict_as_safetensors(tmp_path: Path, official_file: Ca
 
 def test_settings_in_the_file_choose_among_models(tmp_path: Path, official_file: Callable[..., Path]) -> None:
     assert reading.read(official_file(tmp_path / "a.pth", dilation=True)).preset == "detr-toy-dc5"
-    with pytest.raises(InputError, match="fit detr-toy, detr-toy-dc5; say which: model='detr-toy'"):
+    with pytest.raises(InputError, match="fit detr-toy, detr-toy-dc5; say which: --model detr-toy, or model="):
         reading.read(official_file(tmp_path / "a.pth"))
 
 
@@ -144,13 +145,12 @@ def test_a_folder_and_a_name_of_hugging_face(
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     seen = []
-    monkeypatch.setattr(hugging_face, "import_folder", lambda path: seen.append(path) or checkpoint)
+    report = ImportReport("Hugging Face", tuple(checkpoint.tensors), {"second names": ("a",)})
+    monkeypatch.setattr(hugging_face, "import_with_report", lambda path: seen.append(path) or (checkpoint, report))
     monkeypatch.setattr(hugging_face, "download", lambda name: seen.append(name) or folder)
     monkeypatch.chdir(tmp_path)
 
-    back, report = reading.read_with_report(folder)
-    assert back is checkpoint
-    assert report.layout == "Hugging Face"
+    assert reading.read_with_report(folder) == (checkpoint, report)
     assert reading.read("owner/detr-v1.5") is checkpoint
     assert reading.read(folder, "detr-toy-dc5").preset == "detr-toy-dc5"
     assert seen == [folder, "owner/detr-v1.5", folder, folder]
@@ -162,7 +162,7 @@ def test_a_name_that_the_hub_cannot_give(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(hugging_face, "download", download)
     monkeypatch.chdir(tmp_path)
-    hub_line = r"^owner/name: no such file or folder here; on the Hugging Face hub: owner/name: no network"
+    hub_line = r"^owner/name: no such file or folder here; on the Hugging Face hub: no network"
     with pytest.raises(InputError, match=hub_line):
         reading.read("owner/name")
     (tmp_path / "owner").mkdir()
