@@ -103,7 +103,8 @@ class _Boxes:
     def add(self, entry: Any, line: int) -> None:
         """One entry, whatever it is, and the line on which it begins."""
         fields = entry if isinstance(entry, dict) else {}
-        image_id, bbox, id = fields.get("image_id"), fields.get("bbox"), fields.get("id", "(without id)")
+        image_id, bbox = fields.get("image_id"), fields.get("bbox")
+        id = fields.get("id", f"(without id, number {len(self) + 1} of the list)")
         numbers = bbox if isinstance(bbox, list) and len(bbox) == 4 else ()
         if any(type(number) is not float for number in numbers):
             numbers = finite(numbers) or ()

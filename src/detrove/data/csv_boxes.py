@@ -233,8 +233,9 @@ def _pictures_of(split: _Split, faults: Faults) -> tuple[Columns, list[_Picture]
         if name:
             pictures.setdefault(name, _Picture(name)).lines.append((number, cells))
         else:
-            fault = partial(Fault, "unknown picture", split.file, line=number, entry=f"line {number}", num_boxes=1)
-            faults.add(fault("names no picture", "write its file name or delete the line"))
+            fault = partial(Fault, "unknown picture", split.file, line=number, entry=f"line {number}")
+            num_boxes = int(any(_box_cells(cells, columns)))
+            faults.add(fault("names no picture", "write its file name or delete the line", num_boxes=num_boxes))
     if not pictures:
         raise AnnotationError(Fault("no pictures", split.file, "lists no pictures", "export the annotations again"))
     return columns, list(pictures.values())

@@ -89,20 +89,23 @@ def read_leniently(path: str | Path, format: str | None = None) -> LenientReadin
     Raises `InputError` only where there is no data set to read: no such folder, none or several formats.
     """
     path = Path(path)
-    faults = Faults(strict=False)
     try:
         format, reader = _reader(path, format)
         names = in_usual_order(reader.find_splits(path))
     except AnnotationError as error:  # a data.yaml that cannot be read: nothing else can be, either
         return LenientReading(path, format or "yolo", {}, [error.fault])
     splits: dict[str, Annotations] = {}
+    found: list[Fault] = []
     for split in names:
+        faults = Faults(strict=False)
         try:
             splits[split] = without_missing_pictures(reader.read(path, split, faults), faults)
         except AnnotationError as error:
             faults.found.append(error.fault)
-    # What several splits share is read for each of them, and reported as often.
-    return LenientReading(path, format, splits, list(dict.fromkeys(faults.found)))
+        # What several splits share is read for each of them, and reported once.
+        earlier = frozenset(found)
+        found += [fault for fault in faults.found if fault not in earlier]
+    return LenientReading(path, format, splits, found)
 
 
 def _reader(path: str | Path, format: str | None) -> tuple[str, ModuleType]:

@@ -86,7 +86,8 @@ def read(path: Path, split: str, faults: Faults) -> Annotations:
         try:
             _add_picture(builder, file, labels[file], by_stem, chosen.pictures, category_ids, faults)
         except AnnotationError as error:
-            faults.add(replace(error.fault, num_boxes=len(labels[file].objects)))
+            num_named = sum(bool(item.name) for item in labels[file].objects)  # the others are reported already
+            faults.add(replace(error.fault, num_boxes=num_named))
     return builder.finish({id: name for name, id in category_ids.items()})
 
 
@@ -197,11 +198,13 @@ def _add_picture(
     width, height = _size(labels, file) or picture_size(path)
     picture = builder.add_picture(path, len(builder) + 1, width, height, file)
     for item in labels.objects:
+        if not item.name:  # reported when the names were numbered
+            continue
         corners = finite(item.corners)
         if corners is None:
             message = f"<bndbox> of {item.entry}: {not_finite(item.corners)}"
             faults.add(Fault("bad box", file, message, "correct or delete it", item.line, item.entry, num_boxes=1))
-        elif item.name:
+        else:
             x1, y1, x2, y2 = corners
             builder.add_box(picture, category_ids[item.name], (x1, y1, x2 - x1, y2 - y1), item.number, item.line)
 

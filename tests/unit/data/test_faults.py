@@ -55,7 +55,7 @@ def test_coco(tmp_path: Path) -> None:
         ("unknown category", "annotation 3", 1),
         ("bad box", "annotation 4", 1),
         ("bad box", "annotation 5", 1),
-        ("unknown picture", "annotation (without id)", 1),
+        ("unknown picture", "annotation (without id, number 8 of the list)", 1),
         ("missing picture", "", 1),
     ]
     fault = next(fault for fault in reading.faults if fault.entry == "annotation 4")
