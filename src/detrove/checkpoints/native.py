@@ -11,6 +11,7 @@ The tensors are the model's `state_dict`. The file's metadata holds one JSON str
 | `labels` | `LabelMap.to_json()` |
 | `preprocessing` | `Preprocessing.to_json()` |
 | `thresholds` | one score threshold per class slot, or null |
+| `tiling` | `Tiling.to_json()` where it was trained on tiles, else null; files of before tiling lack it |
 | `training` | facts about the training, for people |
 | `shared` | second name -> first name of tensors that the model holds under several names |
 
@@ -37,6 +38,7 @@ from detrove.checkpoints.weights import load_weights
 from detrove.errors import InputError
 from detrove.models import catalogue
 from detrove.structures import LabelMap, Preprocessing
+from detrove.tiling import Tiling
 
 FORMAT = "detrove"
 FORMAT_VERSION = 1
@@ -52,6 +54,7 @@ class DetectorLike(Protocol):
     label_map: LabelMap
     thresholds: Tensor | None
     name: str
+    tiling: Tiling | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Checkpoint:
 
     `tensors` by the model's names, on the CPU; `config` as `catalogue.config_to_json` wrote it; `thresholds` (C,) or
     None; `preset` the catalogue name or None; `training` free facts; `detrove_version` that wrote it; `source` the
-    file.
+    file; `tiling` how large pictures are looked at, where not as a whole.
     """
 
     tensors: dict[str, Tensor] = field(repr=False)
@@ -72,6 +75,7 @@ class Checkpoint:
     training: dict[str, Any]
     detrove_version: str
     source: Path
+    tiling: Tiling | None = None
 
     def build(self) -> nn.Module:
         """The model with these weights, in evaluation mode, on the CPU."""
@@ -95,6 +99,7 @@ def save(
     model, preset, preprocessing, label_map, thresholds = _parts(detector)
     if isinstance(detector, Checkpoint):
         training = {**detector.training, **(training or {})}
+    tiling = None if isinstance(detector, nn.Module) else detector.tiling
     tensors, shared = _store_once(model)
     metadata = {
         "format": FORMAT,
@@ -105,6 +110,7 @@ def save(
         "labels": label_map.to_json(),
         "preprocessing": preprocessing.to_json(),
         "thresholds": None if thresholds is None else thresholds.tolist(),
+        "tiling": None if tiling is None else tiling.to_json(),
         "training": dict(training or {}),
         "shared": shared,
     }
@@ -163,7 +169,7 @@ def is_own(metadata: Mapping[str, str]) -> bool:
 def from_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Checkpoint:
     """What `read_safetensors` found in a file, as a checkpoint."""
     values = _metadata(path, metadata)
-    thresholds = values["thresholds"]
+    thresholds, tiling = values["thresholds"], values.get("tiling")
     return Checkpoint(
         tensors={**tensors, **{second: tensors[first] for second, first in values["shared"].items()}},
         config=values["config"],
@@ -174,6 +180,7 @@ def from_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         training=values["training"],
         detrove_version=values["detrove_version"],
         source=path,
+        tiling=None if tiling is None else Tiling.from_json(tiling),
     )
 
 

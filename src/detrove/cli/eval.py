@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from detrove.cli.predict import refuse_taken
+from detrove.cli.predict import refuse_taken, set_tiling
 from detrove.cli.progress import told
 from detrove.cli.tables import format_table
+from detrove.tiling import asked_tiling
 
 if TYPE_CHECKING:
     from detrove.data import DetectionDataset
@@ -29,6 +30,8 @@ def evaluate_weights(
     model: str | None = None,
     output: Path | None = None,
     batch_size: int = 8,
+    tiles: int | None = None,
+    tile_overlap: float | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Measure a detector on labelled pictures: the twelve COCO numbers, and each class.
@@ -49,7 +52,12 @@ def evaluate_weights(
     output
         A new folder for metrics.json and report.html.
     batch_size
-        Pictures computed at once.
+        Pictures, or tiles of them, computed at once.
+    tiles
+        Cut large pictures into tiles of this many pixels, as predict does; 0: whole pictures only. By default as the
+        detector was trained.
+    tile_overlap
+        What neighbouring tiles share, 0 to 0.8 of their side. Default 0.2.
     as_json
         Print the numbers as JSON.
     """
@@ -59,7 +67,9 @@ def evaluate_weights(
     from detrove.evaluation import categories_of_slots, coco_metrics, coco_results, detect
     from detrove.inference import load, writers
 
+    asked_tiling(tiles, tile_overlap)  # refuses what cannot be before anything is read
     detector = load(weights, model)
+    set_tiling(detector, tiles, tile_overlap)
     dataset = open_dataset(data, split=split)
     print(dataset.describe(), file=sys.stderr)
     for warning in dataset.warnings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from cyclopts import Parameter
 from detrove.cli.progress import told
 from detrove.cli.tables import format_table
 from detrove.errors import InputError, nearest
+from detrove.tiling import asked_tiling
 
 if TYPE_CHECKING:
     from detrove.inference import Detector
@@ -32,6 +34,8 @@ def predict(
     threshold: float | None = None,
     save: str = "pictures,coco,csv",
     batch_size: int = 8,
+    tiles: int | None = None,
+    tile_overlap: float | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Find objects in pictures: a table of counts, and with --output drawings and labels.
@@ -56,7 +60,12 @@ def predict(
         What to write, separated by commas: pictures (drawn), coco (results), csv (counts), and data sets for annotation
         tools: coco-labels, yolo.
     batch_size
-        Pictures computed at once.
+        Pictures, or tiles of them, computed at once.
+    tiles
+        Cut large pictures into tiles of this many pixels and look at each, and at the whole; 0: whole pictures only. By
+        default as the detector was trained.
+    tile_overlap
+        What neighbouring tiles share, 0 to 0.8 of their side; objects up to that size are whole in a tile. Default 0.2.
     as_json
         Print everything as JSON.
     """
@@ -65,10 +74,12 @@ def predict(
         refuse_taken(output)
     from detrove.inference import load, writers
 
+    asked_tiling(tiles, tile_overlap)  # refuses what cannot be before anything is read
     paths = _picture_files(source)
     if output is not None and "yolo" in kinds:
         writers.refuse_ambiguous_labels(paths)
     detector = load(weights, model)
+    set_tiling(detector, tiles, tile_overlap)
     drawings = output / "pictures" if output is not None and "pictures" in kinds else None
     found, unreadable = _detect(detector, paths, threshold, batch_size, drawings)
     if output is not None:
@@ -89,6 +100,15 @@ def refuse_taken(output: Path) -> None:
         return
     if output.exists():
         raise InputError(f"{output}: exists already; name another --output, or remove it")
+
+
+def set_tiling(detector: Detector, tiles: int | None, overlap: float | None) -> None:
+    """Let the detector look as the options say, and tell where that is not at whole pictures."""
+    asked = asked_tiling(tiles, overlap, detector.tiling)
+    if asked is not None:
+        why = "" if tiles is not None else ", as it was trained (--tiles 0: whole pictures only)"
+        print(f"looking at {asked.describe()}{why}", file=sys.stderr)
+    detector.tiling = asked
 
 
 def _kinds(save: str) -> list[str]:

@@ -27,6 +27,7 @@ def load(path: str | Path, model: str | None = None) -> Detector:
         checkpoint.label_map,
         checkpoint.thresholds,
         name=checkpoint.preset or "",
+        tiling=checkpoint.tiling,
     )
 
 

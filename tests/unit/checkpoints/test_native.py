@@ -14,6 +14,7 @@ import torch
 from detrove.checkpoints import native, read, save
 from detrove.errors import InputError
 from detrove.structures import LabelMap, Preprocessing
+from detrove.tiling import Tiling
 
 
 class Trap:
@@ -33,6 +34,7 @@ def detector_of(catalogue: SimpleNamespace, **config) -> SimpleNamespace:
         label_map=LabelMap.from_categories({7: "red cell", 9: "Blutplättchen", 12: "white cell"}),
         thresholds=torch.tensor([0.1, 1 / 3, 0.7]),
         name="toy",
+        tiling=Tiling(640, 0.25),
     )
 
 
@@ -50,6 +52,7 @@ def test_everything_comes_back(saved: Path, toy_catalogue: SimpleNamespace) -> N
 
     assert checkpoint.label_map == detector.label_map
     assert checkpoint.preprocessing == detector.preprocessing
+    assert checkpoint.tiling == detector.tiling
     assert checkpoint.thresholds is not None
     assert torch.equal(checkpoint.thresholds, detector.thresholds)
     assert checkpoint.preset == "toy"

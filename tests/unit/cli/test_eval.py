@@ -50,3 +50,12 @@ def test_a_split_that_is_not_there(detrove_command: Callable, weights: Path, lab
     assert answer.status == 2
     assert "train" in answer.err
     assert len(answer.err.splitlines()) == 1
+
+
+def test_tiles(detrove_command: Callable, weights: Path, labelled: Path) -> None:
+    whole = json.loads(detrove_command("eval", weights, labelled, "--split", "train", "--json").out)
+    answer = detrove_command("eval", weights, labelled, "--split", "train", "--json", "--tiles", 32)
+    assert "tiles of 32 pixels" in answer.err
+    assert json.loads(answer.out)["ap"] != whole["ap"]
+    larger = detrove_command("eval", weights, labelled, "--split", "train", "--json", "--tiles", 64)
+    assert json.loads(larger.out) == whole

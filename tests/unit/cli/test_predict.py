@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from detrove.checkpoints import save
 from detrove.data import open_dataset
+from detrove.inference import load
+from detrove.tiling import Tiling
 
 
 def test_a_table_of_counts(detrove_command: Callable, weights: Path, photos: Path) -> None:
@@ -121,3 +124,43 @@ def test_two_pictures_with_one_label_file(
     assert answer.status == 2
     assert "share its YOLO label file" in answer.err
     assert not (tmp_path / "found").exists()
+
+
+def test_large_pictures_in_tiles(detrove_command: Callable, weights: Path, photos: Path) -> None:
+    whole = json.loads(detrove_command("predict", weights, photos / "a.jpg", "--json").out)["pictures"][0]
+    answer = detrove_command("predict", weights, photos / "a.jpg", "--tiles", 32, "--tile-overlap", 0.25, "--json")
+    assert answer.status == 0
+    assert answer.err == "looking at tiles of 32 pixels that overlap by 25%, and the whole picture\n"
+    tiled = json.loads(answer.out)["pictures"][0]
+    assert len(tiled["detections"]) > len(whole["detections"])
+    same = detrove_command("predict", weights, photos / "a.jpg", "--tiles", 60, "--json")
+    assert json.loads(same.out)["pictures"][0] == whole
+
+
+def test_a_detector_trained_on_tiles_says_that_it_looks_at_them(
+    detrove_command: Callable, weights: Path, photos: Path, tmp_path: Path
+) -> None:
+    detector = load(weights)
+    detector.tiling = Tiling(32)
+    save(detector, tmp_path / "tiled.safetensors")
+    answer = detrove_command("predict", tmp_path / "tiled.safetensors", photos / "a.jpg")
+    assert "tiles of 32 pixels" in answer.err
+    assert "--tiles 0" in answer.err
+    assert detrove_command("predict", tmp_path / "tiled.safetensors", photos / "a.jpg", "--tiles", 0).err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tiles", 5], "at least 16"),
+        (["--tiles", 64, "--tile-overlap", 1], "0 to 0.8"),
+        (["--tile-overlap", 0], "--tiles"),
+    ],
+)
+def test_tiles_that_cannot_be(
+    detrove_command: Callable, weights: Path, photos: Path, options: list, words: str
+) -> None:
+    answer = detrove_command("predict", weights, photos, *options)
+    assert answer.status == 2
+    [line] = answer.err.splitlines()
+    assert words in line
