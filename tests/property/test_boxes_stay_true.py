@@ -10,7 +10,8 @@ from PIL import Image
 
 from detrove.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detrove.data.dataset import Sample
-from detrove.data.transforms import VISIBLE_AFTER_CROP, Augmentation, training_sample
+from detrove.data.transforms import Augmentation, training_sample
+from detrove.data.views import VISIBLE_AFTER_CROP
 from detrove.structures import Preprocessing, Targets
 
 TOLERANCE = 1.5

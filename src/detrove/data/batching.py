@@ -1,18 +1,23 @@
-"""Batches of samples, for training in a reproducible random order and for evaluation in the data set's order."""
+"""Batches of samples to train on, in a reproducible random order."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detrove.data.cache import PictureCache
 from detrove.data.dataset import DetectionDataset
-from detrove.data.transforms import Augmentation, evaluation_sample, training_sample
+from detrove.data.originals import DatasetOriginals, make_cache
+from detrove.data.transforms import Augmentation, Terms, varied
 from detrove.errors import InputError
 from detrove.structures import ImageBatch, Preprocessing, Targets
 
@@ -21,6 +26,10 @@ logger = logging.getLogger(__name__)
 Batch = tuple[ImageBatch, list[Targets]]
 
 _ATTEMPTS = 8
+_WORKER_DEATH = re.compile(r"DataLoader worker \(pid.*?(killed by signal: [\w ]+\w|exited unexpectedly)", re.DOTALL)
+
+ASPECT_DISORDER = 0.03
+"""Relative: by how much of their aspect pictures may change places when batches are grouped by it."""
 
 
 def default_workers() -> int:
@@ -38,15 +47,39 @@ def collate(samples: Sequence[tuple[Tensor, Targets]]) -> Batch:
     return ImageBatch.from_images([pixels for pixels, _ in samples]), [targets for _, targets in samples]
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Random batches of (epoch, index) pairs, the same for the same seed and epoch.
+class Draw(NamedTuple):
+    """What a worker is told of one sample: which picture of which epoch, and what it shares with its batch."""
+
+    epoch: int
+    index: int
+    terms: Terms
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """Random batches of draws, the same for the same seed and epoch.
 
     Every picture comes once an epoch. The last batch is smaller, but never a single picture behind others: a batch of
     one would weigh that picture as much as a whole batch, so it joins the batch before. With several processes,
     process i of n takes every n-th batch, and what does not fill a round is left out.
+
+    With `aspects` (width / height of each picture) a batch holds pictures of similar aspect, so that little of it is
+    padding: the pictures are sorted by it, with enough disorder that neighbours change from epoch to epoch, cut, and
+    the batches shuffled. The batches that several processes train on at the same time stay neighbours, so that they
+    take the same time. `share_scale` gives all of a batch, and of its round, one place in the range of scales.
+
+    `mixing` is what the draws of the next epoch say of it.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, process: int = 0, num_processes: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        process: int = 0,
+        num_processes: int = 1,
+        aspects: np.ndarray | None = None,
+        share_scale: bool = False,
+    ) -> None:
         if batch_size < 1:
             raise InputError(f"batch size must be at least 1, got {batch_size}")
         self.length = length
@@ -54,25 +87,44 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self.process = process
         self.num_processes = num_processes
+        self.aspects = aspects
+        self.share_scale = share_scale
         self.epoch = 0
+        self.mixing = True
 
-    def _num_batches(self) -> int:
+    def _batch_sizes(self) -> list[int]:
         full, rest = divmod(self.length, self.batch_size)
-        joins = rest == 1 and full > 0
-        return full + (1 if rest and not joins else 0)
+        if rest == 1 and full > 0:
+            return [self.batch_size] * (full - 1) + [self.batch_size + 1]
+        return [self.batch_size] * full + ([rest] if rest else [])
 
     def __len__(self) -> int:
-        num_batches = self._num_batches()
-        return num_batches // self.num_processes if self.num_processes > 1 else num_batches
+        return len(self._batch_sizes()) // self.num_processes
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist()
-        num_batches = self._num_batches()
-        for round in range(len(self)):
-            number = round * self.num_processes + self.process
-            start = number * self.batch_size
-            stop = self.length if number == num_batches - 1 else start + self.batch_size
-            yield [(self.epoch, index) for index in order[start:stop]]
+    def __iter__(self) -> Iterator[list[Draw]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order, sizes = generator.permutation(self.length), self._batch_sizes()
+        if self.aspects is not None:
+            disorder = generator.uniform(-ASPECT_DISORDER, ASPECT_DISORDER, self.length)
+            order = order[np.argsort((np.log(self.aspects) + disorder)[order], kind="stable")]
+            # The smaller or larger batch is not always of the widest pictures.
+            generator.shuffle(sizes)
+        batches = np.split(order, np.cumsum(sizes)[:-1])
+        if self.aspects is not None:
+            batches = self._shuffled_rounds(batches, generator)
+        for number in range(len(self)):
+            place = None
+            if self.share_scale:
+                place = float(np.random.default_rng([self.seed, self.epoch, number, 1]).random())
+            terms = Terms(self.mixing, self.aspects is not None, place)
+            chosen = batches[number * self.num_processes + self.process].tolist()
+            yield [Draw(self.epoch, index, terms) for index in chosen]
+
+    def _shuffled_rounds(self, batches: list[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
+        """The rounds in random order, each of neighbouring batches; what fills no round is left out at random."""
+        num_kept = len(self) * self.num_processes
+        kept = np.sort(generator.permutation(len(batches))[:num_kept]).reshape(-1, self.num_processes)
+        return [batches[number] for number in generator.permutation(kept).ravel().tolist()]
 
 
 class _Failure(NamedTuple):
@@ -82,109 +134,137 @@ class _Failure(NamedTuple):
 
 
 class _TrainingSamples(Dataset):
-    """Varied samples by (epoch, index), each with the errors of the pictures that it stands in for.
+    """Varied samples by draw, each with the errors of the pictures that it stands in for.
 
     A picture that cannot be used does not end a run: another one, chosen by the same seed, takes its place.
     """
 
     def __init__(
-        self, dataset: DetectionDataset, preprocessing: Preprocessing, augmentation: Augmentation, seed: int
+        self, originals: DatasetOriginals, preprocessing: Preprocessing, augmentation: Augmentation, seed: int
     ) -> None:
-        self.dataset = dataset
+        self.originals = originals
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Targets, list[str]] | _Failure:
-        epoch, index = key
-        generator = np.random.default_rng([self.seed, epoch, index])
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Targets, list[str]] | _Failure:
+        index = draw.index
+        generator = np.random.default_rng([self.seed, draw.epoch, index])
         errors: list[str] = []
         for _ in range(_ATTEMPTS):
             try:
-                sample = self.dataset[index]
+                pixels, targets = varied(
+                    self.originals[index], self.preprocessing, self.augmentation, generator, self.originals, draw.terms
+                )
             except InputError as error:
                 errors.append(str(error))
-                index = int(generator.integers(len(self.dataset)))
+                index = int(generator.integers(len(self.originals)))
                 continue
-            return *training_sample(sample, self.preprocessing, self.augmentation, generator), errors
+            return pixels, targets, errors
         return _Failure(f"{errors[-1]} ({_ATTEMPTS} pictures in a row cannot be used)")
 
 
-class _EvaluationSamples(Dataset):
-    def __init__(self, dataset: DetectionDataset, preprocessing: Preprocessing) -> None:
-        self.dataset = dataset
-        self.preprocessing = preprocessing
+class _Parcel(NamedTuple):
+    """A batch on its way from a worker: small, and in few pieces, since each tensor costs a piece of shared memory.
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    `values` holds the pixels of all pictures one after the other, uint8: a quarter of what normalised ones take.
+    `sizes` are (height, width), `objects` the arrays of each picture's `Targets`.
+    """
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Targets, list[str]] | _Failure:
-        try:
-            return *evaluation_sample(self.dataset[index], self.preprocessing), []
-        except InputError as error:
-            return _Failure(str(error))
+    values: Tensor
+    sizes: list[tuple[int, int]]
+    objects: list[tuple[np.ndarray, np.ndarray, int | str | None, tuple[int, int] | None]]
+    errors: list[str]
 
 
-def _collate_results(
-    results: Sequence[tuple[Tensor, Targets, list[str]] | _Failure],
-) -> tuple[Batch, list[str]] | _Failure:
-    samples, errors = [], []
+def _pack(results: Sequence[tuple[Tensor, Targets, list[str]] | _Failure]) -> _Parcel | _Failure:
+    values, sizes, objects, errors = [], [], [], []
     for result in results:
         if isinstance(result, _Failure):
             return result
         pixels, targets, own_errors = result
-        samples.append((pixels, targets))
+        values.append(pixels.flatten())
+        sizes.append((pixels.shape[1], pixels.shape[2]))
+        objects.append((targets.labels.numpy(), targets.boxes.numpy(), targets.image_id, targets.original_size))
         errors += own_errors
-    return collate(samples), errors
+    return _Parcel(torch.cat(values), sizes, objects, errors)
+
+
+def _unpack(parcel: _Parcel, preprocessing: Preprocessing) -> Batch:
+    images = [
+        preprocessing.normalise(values.view(3, height, width))
+        for values, (height, width) in zip(
+            parcel.values.split([3 * height * width for height, width in parcel.sizes]), parcel.sizes, strict=True
+        )
+    ]
+    targets = [
+        Targets(torch.from_numpy(labels), torch.from_numpy(boxes), image_id=image_id, original_size=original_size)
+        for labels, boxes, image_id, original_size in parcel.objects
+    ]
+    return collate(list(zip(images, targets, strict=True)))
 
 
 class TrainingLoader:
     """Random batches of varied samples, one epoch per iteration; call `set_epoch` before each.
 
     The batches depend on (seed, epoch, index) alone, not on the number of workers. Pictures that cannot be used are
-    replaced by others, told of once by name in the log, and kept in `skipped`.
+    replaced by others, told of once by name in the log, and kept in `skipped`. `cache` is what is kept decoded, if
+    anything.
     """
 
-    def __init__(self, loader: DataLoader[Any], batches: EpochBatches) -> None:
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        batches: EpochBatches,
+        preprocessing: Preprocessing,
+        mix_until: float,
+        cache: PictureCache | None,
+    ) -> None:
         self._loader = loader
         self._batches = batches
+        self._preprocessing = preprocessing
+        self._mix_until = mix_until
+        self.cache = cache
         self.skipped: list[str] = []
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the random changes of the next iteration."""
+    def set_epoch(self, epoch: int, done: float = 0.0) -> None:
+        """Choose the order and the random changes of the next iteration.
+
+        `done` is the part of the training that lies behind; see `Augmentation.mix_until`.
+        """
         self._batches.epoch = epoch
+        self._batches.mixing = done < self._mix_until
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
         for result in self._loader:
-            batch, errors = _raise_failure(result)
-            for error in errors:
+            if isinstance(result, _Failure):
+                raise InputError(result.message)
+            for error in result.errors:
                 if error not in self.skipped:
                     self.skipped.append(error)
                     logger.warning("%s (left out of training)", error)
-            yield batch
+            yield _unpack(result, self._preprocessing)
 
 
-class EvaluationLoader:
-    """Batches in the data set's order, all targets; raises `InputError` at a picture that cannot be used."""
+@contextmanager
+def explained_worker_deaths() -> Iterator[None]:
+    """A process that loads pictures and is killed becomes one clear `InputError`.
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self._loader = loader
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for result in self._loader:
-            yield _raise_failure(result)[0]
-
-
-def _raise_failure(result: tuple[Batch, list[str]] | _Failure) -> tuple[Batch, list[str]]:
-    if isinstance(result, _Failure):
-        raise InputError(result.message)
-    return result
+    torch raises it from a signal handler, so anywhere in the main process, also in the middle of a training step.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        death = _WORKER_DEATH.search(str(error))
+        if death is None:
+            raise
+        raise InputError(
+            f"a process that loads pictures was lost ({death[1]}), most often for want of memory: load with fewer "
+            "(--set workers=0), a smaller --size or a smaller --cache"
+        ) from error
 
 
 def training_loader(
@@ -196,30 +276,25 @@ def training_loader(
     workers: int | None = None,
     process: int = 0,
     num_processes: int = 1,
+    rectangular: bool = False,
+    cache: int | None = None,
 ) -> TrainingLoader:
-    """Batches to train on: (ImageBatch, list of Targets without crowd regions); see `TrainingLoader`."""
+    """Batches to train on: (ImageBatch, list of Targets without crowd regions); see `TrainingLoader`.
+
+    `rectangular` batches hold pictures of similar shape and hardly any padding: they are grouped by aspect, share one
+    scale, and are cropped with their aspect kept. `cache` is how many bytes of decoded pictures to keep.
+    """
     workers = default_workers() if workers is None else workers
-    batches = EpochBatches(len(dataset), batch_size, seed, process, num_processes)
+    aspects = np.array([record.width / record.height for record in dataset.records]) if rectangular else None
+    batches = EpochBatches(
+        len(dataset), batch_size, seed, process, num_processes, aspects, rectangular or augmentation.scale_per_batch
+    )
+    kept = None if cache is None else make_cache(dataset, preprocessing, augmentation, cache)
     loader = DataLoader(
-        _TrainingSamples(dataset, preprocessing, augmentation, seed),
+        _TrainingSamples(DatasetOriginals(dataset, kept), preprocessing, augmentation, seed),
         batch_sampler=batches,
-        collate_fn=_collate_results,
+        collate_fn=_pack,
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    return TrainingLoader(loader, batches)
-
-
-def evaluation_loader(
-    dataset: DetectionDataset, preprocessing: Preprocessing, batch_size: int, workers: int | None = None
-) -> EvaluationLoader:
-    """Batches to evaluate on: (ImageBatch, list of Targets); see `EvaluationLoader`."""
-    workers = default_workers() if workers is None else workers
-    loader = DataLoader(
-        _EvaluationSamples(dataset, preprocessing),
-        batch_size=batch_size,
-        collate_fn=_collate_results,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
-    return EvaluationLoader(loader)
+    return TrainingLoader(loader, batches, preprocessing, augmentation.mix_until, kept)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detrove.boxes import cxcywh_to_xyxy
 from detrove.data.dataset import DetectionDataset, Sample
-from detrove.data.transforms import without_crowd
+from detrove.data.views import without_crowd
 from detrove.errors import InputError
 from detrove.structures import Preprocessing
 

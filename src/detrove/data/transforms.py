@@ -1,39 +1,46 @@
 """From a sample to what a model is given: random changes that keep boxes true, then the one `Preprocessing`.
 
 Boxes are cxcywh in [0, 1] of the picture at every step, so resizing needs no change to them. All randomness comes
-from the generator that is passed in.
+from the generator that is passed in: the random transforms of torchvision draw from one state of the whole process,
+which differs with the number of workers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import torch
-from PIL import Image, ImageStat
+from PIL import Image, ImageFilter, ImageStat
 from torch import Tensor
 
-from detrove.boxes import area_xyxy, cxcywh_to_xyxy, xyxy_to_cxcywh
 from detrove.data.dataset import Sample
+from detrove.data.mixing import copy_paste, mosaic
+from detrove.data.views import Original, look, to_picture, to_pixels
+from detrove.data.windows import random_window
 from detrove.errors import InputError
 from detrove.structures import Preprocessing, Targets
 
-SMALLEST_CROP = 0.5
-"""A random crop keeps at least this fraction of each side."""
+BLUR_RADIUS = (0.3, 1.5)
+"""The standard deviation of a random blur, in pixels of what the model is given."""
 
-VISIBLE_AFTER_CROP = 0.3
-"""An object is kept if at least this part of it, or of the window where it is larger than that, is still to be seen."""
+SMALLEST_MOSAIC = 16
+"""Pixels of the shorter side; below that, tiles could vanish."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """How training samples are varied.
 
-    `horizontal_flip`, `vertical_flip`, `crop` are probabilities; `scale` is the range of the size relative to the
-    preprocessing's, uniform; `colour` in [0, 1] is the strength of colour jitter: at 1, brightness, contrast and
-    saturation are multiplied by 0.5 to 1.5 and the hue is turned by up to 36 degrees, less in proportion below.
+    `horizontal_flip`, `vertical_flip`, `crop`, `blur`, `mosaic`, `copy_paste` are probabilities; `scale` is the range
+    of the size relative to the preprocessing's, uniform, drawn for each picture or, with `scale_per_batch`, once for a
+    batch; `colour` in [0, 1] is the strength of colour jitter: at 1, brightness, contrast and saturation are multiplied
+    by 0.5 to 1.5 and the hue is turned by up to 36 degrees, less in proportion below. `keep_small` chooses crops around
+    small objects and never cuts one. Mosaic and copy-paste, which show what no picture will, end after the part
+    `mix_until` of the training.
     """
 
     horizontal_flip: float = 0.0
@@ -41,9 +48,15 @@ class Augmentation:
     crop: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     colour: float = 0.0
+    blur: float = 0.0
+    keep_small: bool = False
+    scale_per_batch: bool = False
+    mosaic: float = 0.0
+    copy_paste: float = 0.0
+    mix_until: float = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("horizontal_flip", "vertical_flip", "crop", "colour"):
+        for name in ("horizontal_flip", "vertical_flip", "crop", "colour", "blur", "mosaic", "copy_paste", "mix_until"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
@@ -53,34 +66,99 @@ class Augmentation:
 NO_AUGMENTATION = Augmentation()
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a sample shares with its batch: whether pictures may be mixed, whether crops keep the picture's aspect, and,
+    where the batch has one scale, its place in [0, 1) of the range."""
+
+    mixing: bool = True
+    keep_aspect: bool = False
+    scale_place: float | None = None
+
+
+class Originals(Protocol):
+    """The other pictures of a data set, for mosaic and copy-paste."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Original: ...
+
+
 def training_sample(
-    sample: Sample, preprocessing: Preprocessing, augmentation: Augmentation, generator: np.random.Generator
+    sample: Sample | Original,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    generator: np.random.Generator,
+    others: Originals | Sequence[Original] = (),
+    terms: Terms = Terms(),
 ) -> tuple[Tensor, Targets]:
-    """Vary and preprocess a sample: pixels (3, h, w) float32, and targets without crowd regions."""
-    image, targets = sample.image, without_crowd(sample.targets)
-    if generator.random() < augmentation.crop:
-        image, targets = crop(image, targets, random_window(image.size, targets.boxes, generator))
-    # The cheap order: what follows the resize touches fewer pixels.
-    image = scaled(preprocessing, generator.uniform(*augmentation.scale)).resize(image)
+    """Vary and preprocess a sample: pixels (3, h, w) float32, and targets without crowd regions; see `varied`."""
+    original = Original.of_sample(sample) if isinstance(sample, Sample) else sample
+    pixels, targets = varied(original, preprocessing, augmentation, generator, others, terms)
+    return preprocessing.normalise(pixels), targets
+
+
+def varied(
+    original: Original,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    generator: np.random.Generator,
+    others: Originals | Sequence[Original] = (),
+    terms: Terms = Terms(),
+) -> tuple[Tensor, Targets]:
+    """A picture as the model will see it, but for the normalisation: pixels (3, h, w) uint8, and its targets.
+
+    Mosaic and copy-paste draw from `others`, and are left out where there are none.
+    """
+    pixels, targets = _composed(original, preprocessing, augmentation, generator, others, terms)
     if generator.random() < augmentation.horizontal_flip:
-        image, targets = horizontal_flip(image, targets)
+        pixels, targets = horizontal_flip(pixels, targets)
     if generator.random() < augmentation.vertical_flip:
-        image, targets = vertical_flip(image, targets)
+        pixels, targets = vertical_flip(pixels, targets)
     if augmentation.colour:
-        image = colour_jitter(image, augmentation.colour, generator)
-    return preprocessing.normalise(image), targets
+        pixels = to_pixels(colour_jitter(to_picture(pixels), augmentation.colour, generator))
+    if augmentation.blur and generator.random() < augmentation.blur:
+        blur = ImageFilter.GaussianBlur(generator.uniform(*BLUR_RADIUS))
+        pixels = to_pixels(to_picture(pixels).filter(blur))
+    return pixels, targets
+
+
+def _composed(
+    original: Original,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    generator: np.random.Generator,
+    others: Originals | Sequence[Original],
+    terms: Terms,
+) -> tuple[Tensor, Targets]:
+    """What is seen, (3, h, w) uint8 at the size that the model gets: the picture, a part of it, or several in one."""
+    window, resize_filter = original.whole, preprocessing.resize_filter
+    if generator.random() < augmentation.crop:
+        window = random_window(
+            original.size, original.targets.boxes, generator, augmentation.keep_small, terms.keep_aspect
+        )
+    low, high = augmentation.scale
+    # As `Generator.uniform` has it.
+    scale = low + (high - low) * (generator.random() if terms.scale_place is None else terms.scale_place)
+    size = scaled(preprocessing, scale).target_size(window[3] - window[1], window[2] - window[0])
+    mixing = terms.mixing and len(others) > 0
+    if mixing and augmentation.mosaic and generator.random() < augmentation.mosaic and min(size) >= SMALLEST_MOSAIC:
+        tiles = [original, *(_another(others, generator) for _ in range(3))]
+        pixels, targets = mosaic(tiles, size, resize_filter, generator)
+    else:
+        pixels, targets = look(original, window, size, resize_filter)
+    if mixing and augmentation.copy_paste and generator.random() < augmentation.copy_paste:
+        pixels, targets = copy_paste(pixels, targets, _another(others, generator), resize_filter, generator)
+    return pixels, targets
+
+
+def _another(others: Originals | Sequence[Original], generator: np.random.Generator) -> Original:
+    return others[int(generator.integers(len(others)))]
 
 
 def evaluation_sample(sample: Sample, preprocessing: Preprocessing) -> tuple[Tensor, Targets]:
     """Preprocess a sample: pixels (3, h, w) float32 and all its targets."""
     return preprocessing(sample.image), sample.targets
-
-
-def without_crowd(targets: Targets) -> Targets:
-    """The single objects. Areas are dropped with the crowd regions: they are of the unvaried picture."""
-    if targets.is_crowd is not None:
-        targets = targets.select(~targets.is_crowd)
-    return dataclasses.replace(targets, is_crowd=None, area=None)
 
 
 def scaled(preprocessing: Preprocessing, factor: float) -> Preprocessing:
@@ -95,67 +173,18 @@ def scaled(preprocessing: Preprocessing, factor: float) -> Preprocessing:
     )
 
 
-def horizontal_flip(image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
-    """Left for right."""
+def horizontal_flip(pixels: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+    """Pixels (3, h, w) and boxes, left for right."""
     boxes = targets.boxes.clone()
     boxes[:, 0] = 1 - boxes[:, 0]
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), dataclasses.replace(targets, boxes=boxes)
+    return pixels.flip(2), dataclasses.replace(targets, boxes=boxes)
 
 
-def vertical_flip(image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
-    """Top for bottom."""
+def vertical_flip(pixels: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+    """Pixels (3, h, w) and boxes, top for bottom."""
     boxes = targets.boxes.clone()
     boxes[:, 1] = 1 - boxes[:, 1]
-    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), dataclasses.replace(targets, boxes=boxes)
-
-
-def random_window(
-    size: tuple[int, int], boxes_cxcywh: Tensor, generator: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """A crop window (left, top, right, bottom) in pixels; where there are boxes, it holds the centre of one of them."""
-    centre = None
-    if len(boxes_cxcywh):
-        centre = boxes_cxcywh[int(generator.integers(len(boxes_cxcywh))), :2].tolist()
-    low, high = [], []
-    for axis, length in enumerate(size):
-        extent = int(generator.integers(math.ceil(length * SMALLEST_CROP), length + 1))
-        first, last = 0, length - extent
-        if centre is not None:
-            position = centre[axis] * length
-            first = max(first, math.ceil(position - extent))
-            last = max(first, min(last, math.floor(position)))
-        start = int(generator.integers(first, last + 1))
-        low.append(start)
-        high.append(start + extent)
-    return low[0], low[1], high[0], high[1]
-
-
-def crop(image: Image.Image, targets: Targets, window: tuple[int, int, int, int]) -> tuple[Image.Image, Targets]:
-    """Cut the window (left, top, right, bottom) out; boxes are clipped to it, those hardly visible are dropped."""
-    left, top, right, bottom = window
-    whole = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
-    boxes = cxcywh_to_xyxy(targets.boxes) * whole
-    visible = torch.stack(
-        [
-            boxes[:, 0].clamp(left, right),
-            boxes[:, 1].clamp(top, bottom),
-            boxes[:, 2].clamp(left, right),
-            boxes[:, 3].clamp(top, bottom),
-        ],
-        dim=1,
-    )
-    most = area_xyxy(boxes).clamp(max=(right - left) * (bottom - top))
-    sides = visible[:, 2:] - visible[:, :2]
-    # At least a pixel must remain, unless the object was smaller from the start.
-    smallest = (boxes[:, 2:] - boxes[:, :2]).clamp(max=1.0)
-    keep = (
-        (area_xyxy(visible) >= VISIBLE_AFTER_CROP * most) & (sides >= smallest * 0.999).all(dim=1) & (sides > 0).all(1)
-    )
-    offset = torch.tensor([left, top] * 2, dtype=torch.float32)
-    extent = torch.tensor([right - left, bottom - top] * 2, dtype=torch.float32)
-    targets = targets.select(keep)
-    moved = dataclasses.replace(targets, boxes=xyxy_to_cxcywh((visible[keep] - offset) / extent))
-    return image.crop(window), moved
+    return pixels.flip(1), dataclasses.replace(targets, boxes=boxes)
 
 
 def colour_jitter(image: Image.Image, strength: float, generator: np.random.Generator) -> Image.Image:

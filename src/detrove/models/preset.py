@@ -18,8 +18,8 @@ class Recipe:
     the first `warmup` steps. `trunk_warmup` is the share of the training in which a trunk without weights first learns
     to tell crops of the objects apart. `epochs` is the length where the user names neither epochs nor minutes.
     `ema_decay` of 0 keeps no moving average of the weights. The rest is augmentation: probabilities of a horizontal and
-    a vertical flip and of a random crop, the range of the random size relative to the preset's size, and the strength
-    of colour jitter in [0, 1].
+    a vertical flip and of a random crop, the range of the random size relative to the preset's size, the strength of
+    colour jitter in [0, 1], and what is off unless somebody asks for it (see `detrove.data.Augmentation`).
     """
 
     learning_rate: float = 1e-4
@@ -42,6 +42,12 @@ class Recipe:
     crop: float = 0.5
     scale: tuple[float, float] = (0.6, 1.0)
     colour: float = 0.0
+    blur: float = 0.0
+    keep_small: bool = False
+    scale_per_batch: bool = False
+    mosaic: float = 0.0
+    copy_paste: float = 0.0
+    mix_until: float = 0.8
 
 
 @dataclass(frozen=True)

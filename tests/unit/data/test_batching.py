@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,8 @@ import pytest
 import torch
 from makers import coco_content, write_coco, write_picture
 
-from detrove.data import Augmentation, collate, evaluation_loader, open_dataset, training_loader
-from detrove.data.batching import EpochBatches
+from detrove.data import Augmentation, collate, open_dataset, training_loader
+from detrove.data.batching import EpochBatches, explained_worker_deaths
 from detrove.data.dataset import DetectionDataset
 from detrove.errors import InputError
 from detrove.structures import Preprocessing, Targets
@@ -43,7 +46,7 @@ def test_every_picture_once_and_none_alone(length: int, batch_size: int, sizes: 
     listed = list(batches)
     assert [len(batch) for batch in listed] == sizes
     assert len(batches) == len(sizes)
-    assert sorted(index for batch in listed for _, index in batch) == list(range(length))
+    assert sorted(index for batch in listed for _, index, _ in batch) == list(range(length))
 
 
 def test_processes_share_an_epoch() -> None:
@@ -57,7 +60,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int) -> list[int]:
         batches = EpochBatches(50, 8, seed)
         batches.epoch = epoch
-        return [index for batch in batches for _, index in batch]
+        return [index for batch in batches for _, index, _ in batch]
 
     assert order(0, 3) == order(0, 3)
     assert order(0, 3) != order(0, 4)
@@ -111,24 +114,124 @@ def test_training_ends_where_nothing_can_be_read(tmp_path: Path, workers: int) -
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_in_order_and_complete(tmp_path: Path, workers: int) -> None:
-    dataset = many(tmp_path)
-    batches = list(evaluation_loader(dataset, SMALL, batch_size=3, workers=workers))
-    assert [t.image_id for _, targets in batches for t in targets] == list(range(1, 8))
-    first = batches[0][1][0]
-    assert first.is_crowd is not None
-    assert first.is_crowd.tolist() == [False, True]
-    np.testing.assert_array_equal(batches[0][0].sizes[0], SMALL.target_size(21, 40))
+def indices(batches: EpochBatches) -> list[list[int]]:
+    return [[draw.index for draw in batch] for batch in batches]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_stops_at_a_broken_picture(tmp_path: Path, workers: int) -> None:
+def test_rectangular_batches_hold_similar_shapes_and_every_picture_once() -> None:
+    aspects = np.exp(np.random.default_rng(0).uniform(-1, 1, 99))
+    batches = EpochBatches(99, 8, seed=0, aspects=aspects)
+    first = indices(batches)
+    assert sorted(index for batch in first for index in batch) == list(range(99))
+    assert [len(batch) for batch in first].count(8) == 12
+    spreads = [aspects[batch].max() / aspects[batch].min() for batch in first]
+    assert np.median(spreads) < 1.3  # of a ratio of 7.4 between all
+    assert first == indices(batches)
+    batches.epoch = 1
+    again = indices(batches)
+    assert {frozenset(batch) for batch in again} != {frozenset(batch) for batch in first}
+    middles = [aspects[batch].mean() for batch in first]
+    assert middles != sorted(middles)
+
+
+def test_rectangular_rounds_are_of_similar_shape_and_fair() -> None:
+    """Two processes: each round's batches are neighbours, and what is left out is not always the same."""
+    aspects = np.exp(np.linspace(-1, 1, 36))
+    seen = set()
+    for epoch in range(8):
+        parts = []
+        for process in (0, 1):
+            batches = EpochBatches(36, 4, 0, process, 2, aspects)
+            batches.epoch = epoch
+            parts.append(indices(batches))
+        assert [len(part) for part in parts] == [4, 4]
+        shown = [index for part in parts for batch in part for index in batch]
+        assert len(set(shown)) == len(shown) == 32
+        seen |= set(range(36)) - set(shown)
+        for one, other in zip(*parts, strict=True):
+            assert 0.5 < aspects[one].mean() / aspects[other].mean() < 2
+    assert len(seen) > 8
+
+
+def test_processes_share_the_scale_of_a_round() -> None:
+    places = [
+        [batch[0].terms.scale_place for batch in EpochBatches(16, 4, 0, process, 2, share_scale=True)]
+        for process in (0, 1)
+    ]
+    assert places[0] == places[1]
+    assert len(set(places[0])) == 2
+
+
+def test_rectangular_batches_are_hardly_padded(tmp_path: Path) -> None:
+    images = [
+        {"id": i, "file_name": f"{i}.png", "width": 40 + i % 2 * 40, "height": 120 - i % 2 * 80} for i in range(16)
+    ]
+    write_coco(tmp_path, images=images, annotations=[])
+    for image in images:
+        write_picture(tmp_path / "train2017" / image["file_name"], image["width"], image["height"])
+    dataset = open_dataset(tmp_path)
+    varied = Augmentation(crop=0.5, scale=(0.5, 1.0))
+    waste = [
+        np.mean([images.padding_mask.float().mean().item() for images, _ in loader])
+        for loader in (
+            training_loader(dataset, SMALL, varied, batch_size=4, workers=0, rectangular=rectangular)
+            for rectangular in (False, True)
+        )
+    ]
+    assert waste[1] < 0.15 * waste[0]
+
+
+def test_mixing_ends_with_its_part_of_the_training(tmp_path: Path) -> None:
     dataset = many(tmp_path)
-    (tmp_path / "train2017" / "3.png").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"3\.png: not a picture") as caught:
-        list(evaluation_loader(dataset, SMALL, batch_size=2, workers=workers))
-    assert "\n" not in str(caught.value)
+    plain, strong = (
+        training_loader(dataset, SMALL, Augmentation(mosaic=mosaic, mix_until=0.5), batch_size=7, workers=0)
+        for mosaic in (0.0, 1.0)
+    )
+    expected = next(iter(plain))[0].pixels
+    for done, same in ((0.0, False), (0.49, False), (0.5, True), (0.9, True)):
+        strong.set_epoch(0, done)
+        assert torch.equal(next(iter(strong))[0].pixels, expected) == same
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cache_changes_no_sample_whatever_it_holds(tmp_path: Path, workers: int) -> None:
+    """The first epoch fills it, the second reads it, and a fresh one gives the second epoch alike."""
+    dataset = many(tmp_path)
+    epochs = []
+    for start in (0, 1):
+        loader = training_loader(dataset, SMALL, VARIED, batch_size=3, seed=5, workers=workers, cache=9_000)
+        assert loader.cache is not None
+        assert 0 < loader.cache.num_kept < 7
+        for epoch in range(start, 2):
+            loader.set_epoch(epoch)
+            epochs.append(list(loader))
+    for (cached, _), (fresh, _) in zip(epochs[1], epochs[2], strict=True):
+        assert torch.equal(cached.pixels, fresh.pixels)
+
+
+def test_a_lost_worker_is_one_clear_line() -> None:
+    """The two messages of torch 2.15, from its signal handler and from its queue."""
+    signal_handlers = "DataLoader worker (pid 7) is killed by signal: Killed. "
+    for text in (signal_handlers, "DataLoader worker (pid(s) 7, 8) exited unexpectedly"):
+        with pytest.raises(InputError, match="that loads pictures was lost") as caught, explained_worker_deaths():
+            raise RuntimeError(text)
+        assert "workers=0" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="something else"), explained_worker_deaths():
+        raise RuntimeError("something else")
+
+
+def test_a_worker_that_is_really_killed(tmp_path: Path) -> None:
+    loader = training_loader(many(tmp_path), SMALL, VARIED, batch_size=1, workers=1)
+
+    def killed_midway() -> None:
+        with explained_worker_deaths():
+            for _ in loader:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signal.SIGKILL)
+
+    with pytest.raises(InputError, match=r"lost \((killed by signal: Killed|exited unexpectedly)\)"):
+        killed_midway()
 
 
 def test_batch_size_must_be_positive(tmp_path: Path) -> None:
