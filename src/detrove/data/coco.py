@@ -28,13 +28,13 @@ from detrove.data.files import (
     choose_split,
     finite,
     not_finite,
-    read_text,
 )
 from detrove.data.json_entries import read_entries
 
 DESCRIPTION = "COCO JSON (annotations/instances_SPLIT.json, or SPLIT/_annotations.coco.json)"
 
 _BESIDE_PICTURES = "_annotations.coco.json"
+_END_OF_FILE = 1 << 20
 _LARGEST_ID = 2**53
 _OTHER_TASKS = ("captions", "person_keypoints", "image_info", "stuff", "panoptic")
 
@@ -105,10 +105,8 @@ class _Boxes:
         fields = entry if isinstance(entry, dict) else {}
         image_id, bbox = fields.get("image_id"), fields.get("bbox")
         id = fields.get("id", f"(without id, number {len(self) + 1} of the list)")
-        numbers = bbox if isinstance(bbox, list) and len(bbox) == 4 else ()
-        if any(type(number) is not float for number in numbers):
-            numbers = finite(numbers) or ()
-        if not numbers or not all(map(math.isfinite, numbers)):
+        numbers = finite(bbox) if isinstance(bbox, list) and len(bbox) == 4 else None
+        if numbers is None:
             self.odd[len(self)] = bbox
             numbers = (math.nan,) * 4
         area = fields.get("area")
@@ -141,7 +139,7 @@ class _Content:
 def _load(file: Path) -> _Content:
     content = _Content()
     take = {"images": content.add_image, "annotations": content.boxes.add}
-    top = read_entries(file, read_text(file), take)
+    top = read_entries(file, take)
     for key in ("images", "annotations", "categories"):
         if not isinstance(top, dict) or not isinstance(top.get(key), list):
             message, remedy = f"not COCO JSON: it has no list {key!r}", "export the annotations again as COCO"
@@ -187,18 +185,33 @@ def _categories_of_another(file: Path, faults: Faults) -> list[Any]:
 
 
 def _categories_only(file: Path) -> list[Any]:
-    """The `categories` of a file that is not otherwise needed, without parsing the (large) rest of it."""
-    text = read_text(file)
-    position = text.rfind('"categories"')
-    start = text.find("[", position)
-    if position >= 0 and start >= 0:
-        try:
-            entries, _ = json.JSONDecoder().raw_decode(text, start)
-        except (ValueError, RecursionError):
-            entries = []
-        if entries and all(isinstance(entry, dict) and "id" in entry and "name" in entry for entry in entries):
-            return entries
+    """The `categories` of a file that is not otherwise needed, without reading the (large) rest where that is possible.
+
+    They mostly stand at the end of the file, or at its beginning.
+    """
+    for text in _ends_of(file):
+        position = text.rfind('"categories"')
+        start = text.find("[", position)
+        if position >= 0 and start >= 0:
+            try:
+                entries, _ = json.JSONDecoder().raw_decode(text, start)
+            except (ValueError, RecursionError):
+                entries = []
+            if entries and all(isinstance(entry, dict) and "id" in entry and "name" in entry for entry in entries):
+                return entries
     return _load(file).categories
+
+
+def _ends_of(file: Path) -> list[str]:
+    """The last and the first megabytes of a file; nothing where it cannot be read."""
+    try:
+        with file.open("rb") as content:
+            first = content.read(_END_OF_FILE)
+            content.seek(max(0, file.stat().st_size - _END_OF_FILE))
+            last = content.read()
+    except OSError:
+        return []
+    return [part.decode("utf-8", "ignore") for part in (last, first)]
 
 
 def _add_pictures(builder: AnnotationsBuilder, file: Path, content: _Content, faults: Faults) -> dict[Any, int]:

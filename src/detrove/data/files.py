@@ -109,7 +109,7 @@ def finite(values: Iterable[Any]) -> tuple[float, ...] | None:
     ((1.0, 2.5), None, None)
     """
     try:
-        numbers = tuple(float(value) for value in values)
+        numbers = tuple(map(float, values))
     except (TypeError, ValueError, OverflowError):
         return None
     return numbers if all(map(math.isfinite, numbers)) else None

@@ -97,7 +97,7 @@ def _describe_by_folders(path: Path) -> _Description | None:
     """Splits by their folders and names by `classes.txt`, where there are both, and labels."""
     places = (path, path / "labels", *sorted(path.glob("labels/*")), *sorted(path.glob("*/")))
     file = next((place / name for place in places for name in _CLASS_FILES if (place / name).is_file()), None)
-    sources = _folders_of_splits(path)
+    sources = _folders_of_splits(path) if file else {}
     if file is None or not sources:
         return None
     names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
