@@ -167,10 +167,10 @@ def _draw_box(drawing: ImageDraw.ImageDraw, box: Rectangle, mark: Mark, width: i
     dash = max(4, 4 * width)
     for start in np.arange(x1, x2, 2 * dash):
         for y in (y1, y2 - width + 1):
-            drawing.rectangle((start, y, min(start + dash, x2), y + width - 1), fill=mark.colour)
+            drawing.rectangle((start, y, min(start + dash, x2), y + (width - 1)), fill=mark.colour)
     for start in np.arange(y1, y2, 2 * dash):
         for x in (x1, x2 - width + 1):
-            drawing.rectangle((x, start, x + width - 1, min(start + dash, y2)), fill=mark.colour)
+            drawing.rectangle((x, start, x + (width - 1), min(start + dash, y2)), fill=mark.colour)
 
 
 def _place_tag(

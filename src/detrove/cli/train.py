@@ -27,6 +27,8 @@ def train(
     ignore_heads: Annotated[bool, Parameter(negative=())] = False,
     seed: int = 0,
     resume: Annotated[bool, Parameter(negative=())] = False,
+    rectangular: Annotated[bool, Parameter(negative=())] = False,
+    cache: str | None = None,
     settings: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     config: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
@@ -66,6 +68,11 @@ def train(
         The same seed and --epochs give the same training again.
     resume
         Continue the run in --output; repeat the options it was begun with (its length may change).
+    rectangular
+        Batches of pictures of similar shape: hardly any padding, so faster where shapes differ. All pictures of a batch
+        share one random size.
+    cache
+        Keep decoded pictures for the next epoch, in at most this much memory and disk, for example 2GB.
     settings
         Override one value of the recipe, of the model or of the preprocessing, as KEY=VALUE; may be repeated. For
         example --set learning_rate=2e-4 --set model.num_queries=50.
@@ -99,6 +106,8 @@ def train(
             backbone_weights=backbone_weights,
             seed=seed,
             resume=resume,
+            rectangular=rectangular or None,
+            cache=cache,
             settings=dict(parse_setting(text) for text in settings or []),
         )
     if as_json:

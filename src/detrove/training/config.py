@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 
+from detrove.data.cache import parse_bytes
 from detrove.errors import InputError, nearest
 from detrove.models.preset import Preset, Recipe
 from detrove.structures import Preprocessing
 from detrove.training.schedule import SCHEDULES
 
 MIXED_PRECISION = ("no", "bf16")
-RUN_SETTINGS = ("train_split", "val_split", "val_fraction", "workers", "mixed_precision")
+RUN_SETTINGS = ("train_split", "val_split", "val_fraction", "workers", "rectangular", "cache", "mixed_precision")
 MODEL_PREFIX = "model."
 PREPROCESSING_PREFIX = "preprocessing."
 FROZEN = "backbone_frozen"
@@ -32,8 +33,9 @@ class TrainingConfig:
     `data` and `output` are paths; `model` names the preset and `model_config` holds every value of its config that
     neither the data set decides (the number of classes) nor the trunk's weights (whether it is frozen). The length is
     `epochs` or `minutes` of training time, the other is None. Where `val_split` is None, `val_fraction` of the training
-    pictures are held out to validate on. `workers` are processes that load pictures; `mixed_precision` is "no" or
-    "bf16". `backbone_weights` is a file, "pretrained" or None.
+    pictures are held out to validate on. `workers` are processes that load pictures; `rectangular` batches hold
+    pictures of similar shape; `cache` is how much of the decoded pictures to keep, as "2GB"; `mixed_precision` is "no"
+    or "bf16". `backbone_weights` is a file, "pretrained" or None.
     """
 
     data: str
@@ -49,6 +51,8 @@ class TrainingConfig:
     val_split: str | None = "val"
     val_fraction: float = 0.15
     workers: int = 0
+    rectangular: bool = False
+    cache: str | None = None
     mixed_precision: str = "no"
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     recipe: Recipe = field(default_factory=Recipe)
@@ -62,6 +66,8 @@ class TrainingConfig:
         _require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
         _require(self.workers >= 0, "workers", self.workers, "at least 0")
         _require(self.mixed_precision in MIXED_PRECISION, "mixed_precision", self.mixed_precision, "no or bf16")
+        if self.cache is not None:
+            parse_bytes(self.cache)
         _check_recipe(self.recipe)
 
     @classmethod
@@ -230,7 +236,8 @@ def _check_recipe(recipe: Recipe) -> None:
         _require(getattr(recipe, name) >= 0, name, getattr(recipe, name), "at least 0")
     for name in ("batch_size", "epochs"):
         _require(getattr(recipe, name) >= 1, name, getattr(recipe, name), "at least 1")
-    for name in ("drop_at", "final_rate", "trunk_warmup", "horizontal_flip", "vertical_flip", "crop", "colour"):
+    parts = ("drop_at", "final_rate", "trunk_warmup", "mix_until")
+    for name in (*parts, "horizontal_flip", "vertical_flip", "crop", "colour", "blur", "mosaic", "copy_paste"):
         _require(0 <= getattr(recipe, name) <= 1, name, getattr(recipe, name), "from 0 to 1")
     _require(0 <= recipe.ema_decay < 1, "ema_decay", recipe.ema_decay, "from 0 to below 1")
     _require(0 < recipe.scale[0] <= recipe.scale[1], "scale", list(recipe.scale), "two numbers above 0, in order")

@@ -63,6 +63,8 @@ def train(
     backbone_weights: str | Path | None = "pretrained",
     seed: int = 0,
     resume: bool = False,
+    rectangular: bool | None = None,
+    cache: str | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Run:
@@ -78,9 +80,10 @@ def train(
     the model's sizes and its pictures' size, unless an option says otherwise. Classes are joined by name: those that
     the data set has too are kept, its others start anew, and all of them with `ignore_heads`. `backbone_weights`
     is a safetensors file in timm's names, "pretrained" for timm's download (offline: a warning, and random weights), or
-    None for random weights. `resume` continues the run in `output`, given the same options. `settings` are overrides as
-    of `--set` (`TrainingConfig.from_preset`). The same seed gives the same run again on the same machine where the
-    length is in epochs.
+    None for random weights. `rectangular` batches hold pictures of similar shape, with hardly any padding; `cache`, as
+    "2GB", keeps so much of the decoded pictures for the next epoch. `resume` continues the run in `output`, given the
+    same options. `settings` are overrides as of `--set` (`TrainingConfig.from_preset`). The same seed gives the same
+    run again on the same machine where the length is in epochs.
 
     Ctrl-C ends the training after the present step with everything saved. Raises `InputError` for whatever is wrong
     with the input, before any work is done where it can be known.
@@ -97,6 +100,8 @@ def train(
     output = free_folder(RUNS, f"{Path(data).resolve().stem}-{model}") if output is None else Path(output)
     if not resume:
         RunFolder(output).refuse_if_taken()
+    given = {"rectangular": rectangular, "cache": cache}
+    settings |= {name: value for name, value in given.items() if value is not None}
     if "train_split" not in settings:
         settings = choose_splits(Path(data)) | settings
     config = TrainingConfig.from_preset(

@@ -14,7 +14,8 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from detrove import checkpoints
-from detrove.data.batching import training_loader
+from detrove.data.batching import explained_worker_deaths, training_loader
+from detrove.data.cache import parse_bytes
 from detrove.data.dataset import DetectionDataset
 from detrove.data.transforms import Augmentation
 from detrove.errors import InputError
@@ -103,7 +104,11 @@ class Trainer:
             self.recipe.batch_size,
             config.seed,
             config.workers,
+            rectangular=config.rectangular,
+            cache=None if config.cache is None else parse_bytes(config.cache),
         )
+        if self.loader.cache is not None:
+            display.message(self.loader.cache.describe())
         self.position = Position()
         self.interruption = Interruption()
         self.lines: list[dict[str, Any]] = []
@@ -123,7 +128,8 @@ class Trainer:
             if self.position.step == 0:
                 self._warm_up_trunk()
             while not self._finished():
-                self._train_epoch()
+                with explained_worker_deaths():
+                    self._train_epoch()
             if self.interruption.requested:
                 self.display.message("stopping: validating and saving (Ctrl-C again to skip the validation)")
             self._save_last()
@@ -174,7 +180,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         """One pass over the training pictures, as far as the budget allows."""
         set_seed((self.config.seed * 1_000_003 + self.position.epoch) % 2**32)
-        self.loader.set_epoch(self.position.epoch)
+        self.loader.set_epoch(self.position.epoch, self._fraction(0))
         self.model.train()
         means, whole = Means(), True
         for index, (images, targets) in enumerate(self.loader):
