@@ -44,7 +44,8 @@ class Record:
     """What is known of a picture before it is read.
 
     `boxes_xyxy` (N, 4) float64 in pixels, inside the picture; `labels` (N,) int64 class slots; `is_crowd` (N,) bool;
-    `area` (N,) float64 in pixels², the annotation's where it gives one, else the box's.
+    `area` (N,) float64 in pixels², the annotation's where it gives one, else the box's. Where the record is a part of
+    its picture, `window` (left, top, right, bottom) says which, of a picture of `picture_size` (width, height).
     """
 
     path: Path
@@ -55,6 +56,8 @@ class Record:
     labels: np.ndarray
     is_crowd: np.ndarray
     area: np.ndarray
+    window: tuple[int, int, int, int] | None = None
+    picture_size: tuple[int, int] | None = None
 
     def __eq__(self, other: object) -> bool:
         """Equal in every value; records are made anew each time that they are asked for."""
@@ -240,6 +243,9 @@ def read_as_annotated(record: Record) -> Image.Image:
 
     Raises `InputError` where the picture cannot be read, or has the annotated size neither way.
     """
+    if record.window is not None and record.picture_size is not None:
+        width, height = record.picture_size
+        return read_as_annotated(replace(record, width=width, height=height, window=None)).crop(record.window)
     upright = read_picture(record.path)
     if upright.size == (record.width, record.height):
         return upright
