@@ -97,6 +97,19 @@ class Backbone(nn.Module):
         load_body(self.body, tensors, f"{path}: not weights of {self.name}")
 
 
+class ProjectedLevel(nn.Sequential):
+    """A convolution and a group norm. The norm gets its map in torch's own layout: on a CPU it is an order of magnitude
+    less exact in the trunk's, channels-last (2e-4 against 5e-6 on random maps of 134×134 cells)."""
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.GroupNorm) -> None:
+        super().__init__(convolution, norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, D, h', w')."""
+        convolution, norm = self
+        return norm(convolution(features).contiguous())
+
+
 class LevelProjection(nn.Module):
     """The trunk's levels at the transformer's width, and coarser ones made by 3×3 convolutions of stride 2."""
 
@@ -108,7 +121,7 @@ class LevelProjection(nn.Module):
             convolution = nn.Conv2d(channels_in, dim, kernel, stride=1 if kernel == 1 else 2, padding=kernel // 2)
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)  # pyright: ignore[reportArgumentType]
-            self.projections.append(nn.Sequential(convolution, nn.GroupNorm(32, dim)))
+            self.projections.append(ProjectedLevel(convolution, nn.GroupNorm(32, dim)))
 
     def forward(self, levels: list[Level], padding_mask: Tensor) -> list[Level]:
         """Levels of the trunk and the full picture's padding mask to `num_levels` levels."""
