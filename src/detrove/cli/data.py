@@ -7,6 +7,7 @@ from typing import Any
 
 from cyclopts import App
 
+from detrove.cli.data_check import check_data
 from detrove.cli.data_convert import convert_data
 from detrove.cli.data_show import show_data
 from detrove.cli.data_split import split_data

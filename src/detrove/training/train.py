@@ -24,6 +24,7 @@ from detrove.structures import Preprocessing
 from detrove.training.clock import TrainingClock
 from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
 from detrove.training.held_out import choose_splits, open_splits
+from detrove.training.preflight import preflight
 from detrove.training.progress import Display, duration, make_display
 from detrove.training.run_folder import RunFolder, free_folder
 from detrove.training.trainer import Trainer
@@ -151,8 +152,9 @@ def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, di
     training_data, validation_data = open_splits(config)
     for dataset in (training_data, validation_data):
         display.message(dataset.describe())
-        for warning in dataset.warnings:
-            display.message(f"  {warning}")
+    if not begun:
+        for line in preflight(config, training_data, validation_data):
+            display.message(f"  {line}")
     if config.val_split is None:
         display.message(
             f"{config.data}: no split to validate on: {len(validation_data)} of its training pictures are held out"

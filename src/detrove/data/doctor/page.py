@@ -40,7 +40,7 @@ def make_page(diagnosis: Diagnosis) -> str:
     )
     if diagnosis.findings:
         rows = [[finding.kind, finding.severity, finding.amount, finding.meaning] for finding in diagnosis.findings]
-        page.table(["", "", "how many", "what it means for training"], rows)
+        page.table(["finding", "", "how many", "what it means for training"], rows)
     for finding in diagnosis.findings:
         _add_finding(page, finding, diagnosis)
     return page.to_html()
@@ -109,7 +109,8 @@ def _with_room(picture: Image.Image, marks: list[Mark]) -> Image.Image:
     """The picture with its marks; where one leaves it, on a grey ground that shows where to."""
     width, height = picture.size
     most = round(_MARGIN * max(picture.size))
-    margin = most if any(_leaves(mark.box_xyxy, width, height) for mark in marks) else 0
+    decisive = [mark for mark in marks if not mark.dashed] or marks
+    margin = most if any(_leaves(mark.box_xyxy, width, height) for mark in decisive) else 0
     canvas = ImageOps.expand(picture, margin, fill=(128, 128, 128)) if margin else picture
     moved = []
     for mark in marks:
