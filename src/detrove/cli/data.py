@@ -12,7 +12,12 @@ from detrove.cli.data_convert import convert_data
 from detrove.cli.data_show import show_data
 from detrove.cli.data_split import split_data
 
-VERBS: dict[str, Callable[..., Any]] = {"show": show_data, "convert": convert_data, "split": split_data}
+VERBS: dict[str, Callable[..., Any]] = {
+    "check": check_data,
+    "show": show_data,
+    "convert": convert_data,
+    "split": split_data,
+}
 """What `detrove data` can do, in the order in which its help lists it."""
 
 
