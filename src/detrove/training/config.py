@@ -13,13 +13,24 @@ from typing import Any
 import yaml
 
 from detrove.data.cache import parse_bytes
+from detrove.data.tiles import EMPTY_SHARE
 from detrove.errors import InputError, nearest
 from detrove.models.preset import Preset, Recipe
 from detrove.structures import Preprocessing
+from detrove.tiling import Tiling
 from detrove.training.schedule import SCHEDULES
 
 MIXED_PRECISION = ("no", "bf16")
-RUN_SETTINGS = ("train_split", "val_split", "val_fraction", "workers", "rectangular", "cache", "mixed_precision")
+RUN_SETTINGS = (
+    "train_split",
+    "val_split",
+    "val_fraction",
+    "workers",
+    "rectangular",
+    "cache",
+    "mixed_precision",
+    "empty_tiles",
+)
 MODEL_PREFIX = "model."
 PREPROCESSING_PREFIX = "preprocessing."
 FROZEN = "backbone_frozen"
@@ -35,7 +46,8 @@ class TrainingConfig:
     `epochs` or `minutes` of training time, the other is None. Where `val_split` is None, `val_fraction` of the training
     pictures are held out to validate on. `workers` are processes that load pictures; `rectangular` batches hold
     pictures of similar shape; `cache` is how much of the decoded pictures to keep, as "2GB"; `mixed_precision` is "no"
-    or "bf16". `backbone_weights` is a file, "pretrained" or None.
+    or "bf16". `backbone_weights` is a file, "pretrained" or None. Where there is a `tiling`, large pictures are trained
+    on and looked at in tiles, and `empty_tiles` is the part of those trained on that may be without objects.
     """
 
     data: str
@@ -54,6 +66,8 @@ class TrainingConfig:
     rectangular: bool = False
     cache: str | None = None
     mixed_precision: str = "no"
+    tiling: Tiling | None = None
+    empty_tiles: float = EMPTY_SHARE
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     recipe: Recipe = field(default_factory=Recipe)
     model_config: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +79,7 @@ class TrainingConfig:
         _require(self.minutes is None or self.minutes > 0, "minutes", self.minutes, "above 0")
         _require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
         _require(self.workers >= 0, "workers", self.workers, "at least 0")
+        _require(0 <= self.empty_tiles < 1, "empty_tiles", self.empty_tiles, "from 0 to below 1")
         _require(self.mixed_precision in MIXED_PRECISION, "mixed_precision", self.mixed_precision, "no or bf16")
         if self.cache is not None:
             parse_bytes(self.cache)

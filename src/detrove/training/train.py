@@ -16,11 +16,13 @@ from detrove import checkpoints
 from detrove.checkpoints import Checkpoint, fit_heads, objectness_keys
 from detrove.data import DetectionDataset
 from detrove.data.batching import default_workers
+from detrove.data.tiles import cut
 from detrove.errors import InputError
 from detrove.evaluation import Metrics, write_report
 from detrove.inference import Detector, load
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
+from detrove.tiling import Tiling, asked_tiling
 from detrove.training.clock import TrainingClock
 from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
 from detrove.training.held_out import choose_splits, open_splits
@@ -66,6 +68,8 @@ def train(
     resume: bool = False,
     rectangular: bool | None = None,
     cache: str | None = None,
+    tiles: int | Tiling | None = None,
+    tile_overlap: float | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Run:
@@ -82,7 +86,9 @@ def train(
     the data set has too are kept, its others start anew, and all of them with `ignore_heads`. `backbone_weights`
     is a safetensors file in timm's names, "pretrained" for timm's download (offline: a warning, and random weights), or
     None for random weights. `rectangular` batches hold pictures of similar shape, with hardly any padding; `cache`, as
-    "2GB", keeps so much of the decoded pictures for the next epoch. `resume` continues the run in `output`, given the
+    "2GB", keeps so much of the decoded pictures for the next epoch. `tiles` of so many pixels, neighbours sharing
+    `tile_overlap` of a side (default 0.2), are cut out of large pictures; the detector learns from them and from the
+    whole pictures, is validated in the same way, and will predict so. `resume` continues the run in `output`, given the
     same options. `settings` are overrides as of `--set` (`TrainingConfig.from_preset`). The same seed gives the same
     run again on the same machine where the length is in epochs.
 
@@ -119,6 +125,7 @@ def train(
         backbone_weights=None if backbone_weights in (None, "none") else str(backbone_weights),
         weights=None if weights is None else str(weights),
         ignore_heads=ignore_heads,
+        tiling=asked_tiling(tiles, tile_overlap),
     )
     return run(config, resume=resume, progress=progress, clock=clock)
 
@@ -159,6 +166,9 @@ def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, di
         display.message(
             f"{config.data}: no split to validate on: {len(validation_data)} of its training pictures are held out"
         )
+    if config.tiling is not None:
+        training_data = cut(training_data, config.tiling, config.empty_tiles, config.seed)
+        display.message(f"{config.tiling.describe()}: {training_data.describe()}")
     set_seed(config.seed)
     model, heads = build_model(config, training_data)
     if heads and not begun:
@@ -166,7 +176,12 @@ def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, di
     folder.write_config(config)
     folder.write_labels(training_data.label_map)
     validation = Validation(
-        validation_data, config.preprocessing, training_data.label_map, config.model, config.recipe.batch_size
+        validation_data,
+        config.preprocessing,
+        training_data.label_map,
+        config.model,
+        config.recipe.batch_size,
+        config.tiling,
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     length = f"{config.epochs} epochs" if config.epochs else f"{config.minutes:g} minutes"
@@ -317,6 +332,7 @@ def _write_report(trainer: Trainer, folder: RunFolder, best: Measured) -> None:
             "measured on": f"{len(validation.dataset)} pictures of {config.val_split or 'train, held out'}",
             "training": f"{duration(trainer.clock.used)}, {trainer.position.step} steps, seed {config.seed}",
             "picture size": f"longer side {config.preprocessing.longer} pixels",
+            **({} if config.tiling is None else {"looked at in": config.tiling.describe()}),
             "weights": str(folder.best),
         },
     )

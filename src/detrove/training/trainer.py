@@ -270,7 +270,7 @@ class Trainer:
         """Seconds that the next validation will take: as the last, at first as training on its pictures."""
         if self.validation_seconds:
             return self.validation_seconds[-1]
-        return len(self.validation.dataset) * self.clock.seconds_per_step / self.recipe.batch_size
+        return self.validation.num_views * self.clock.seconds_per_step / self.recipe.batch_size
 
     def _save_last(self) -> None:
         started = time.monotonic()

@@ -12,6 +12,7 @@ from detrove.data import DetectionDataset
 from detrove.evaluation import Metrics, best_thresholds, coco_metrics, coco_results, detect
 from detrove.inference import Detector
 from detrove.structures import Detections, LabelMap, Preprocessing
+from detrove.tiling import Tiling
 from detrove.training.clock import TrainingClock
 
 AFFORDABLE = 0.1  # of the training time, spent on validation under a budget of minutes
@@ -32,13 +33,22 @@ class Measured:
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation pictures and what it takes to detect in them. `name` is the preset's."""
+    """The validation pictures and what it takes to detect in them. `name` is the preset's; with a `tiling` large
+    pictures are looked at in tiles."""
 
     dataset: DetectionDataset
     preprocessing: Preprocessing
     label_map: LabelMap
     name: str
     batch_size: int
+    tiling: Tiling | None = None
+
+    @property
+    def num_views(self) -> int:
+        """How many times the model looks: at each picture, or at all its tiles."""
+        if self.tiling is None:
+            return len(self.dataset)
+        return sum(len(self.tiling.views(width, height)) for width, height in self.dataset.annotations.sizes.tolist())
 
     def detector(self, model: nn.Module, measured: Measured | None = None) -> Detector:
         """The model as a detector, with the thresholds that suit what was measured."""
@@ -48,7 +58,7 @@ class Validation:
             results = coco_results(measured.detections, ground_truth)
             chosen = best_thresholds(ground_truth, results, self.label_map)
             thresholds = torch.tensor(chosen, dtype=torch.float32)
-        return Detector(model, self.preprocessing, self.label_map, thresholds, self.name)
+        return Detector(model, self.preprocessing, self.label_map, thresholds, self.name, self.tiling)
 
     def measure(self, model: nn.Module) -> Measured:
         """Detect in every validation picture and compute the COCO metrics."""

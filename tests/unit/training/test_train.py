@@ -18,10 +18,11 @@ import yaml
 
 from detrove.checkpoints import save
 from detrove.errors import InputError
-from detrove.evaluation import METRIC_NAMES
+from detrove.evaluation import METRIC_NAMES, evaluate
 from detrove.inference import load
 from detrove.losses import Criterion
 from detrove.models import catalogue
+from detrove.tiling import Tiling
 from detrove.training import TrainingConfig, run, run_folder, train, trainer
 
 
@@ -343,3 +344,26 @@ def test_ctrl_c_ends_cleanly(squares: Path, tmp_path: Path):
     assert "done True" in printed
     assert load(output).thresholds is not None
     assert json.loads((output / "last" / "state.json").read_text())["step"] >= 3
+
+
+def test_a_run_on_tiles_is_validated_and_predicts_on_tiles(squares: Path, tmp_path: Path, capsys, tiny_options):
+    options = tiny_options(tmp_path / "tiled", epochs=1, tiles=32, tile_overlap=0.25, progress=True)
+    detector = train(squares, **options).detector
+    assert detector.tiling == Tiling(32, 0.25)
+    told = " ".join(capsys.readouterr().err.split())
+    assert "tiles of 32 pixels that overlap by 25%, and the whole picture" in told
+    # 3 x 3 tiles of each of 12 pictures and the pictures themselves, less what is empty.
+    [line] = lines_of(tmp_path / "tiled")
+    assert 12 < line["pictures"] <= 12 * 10
+    config = TrainingConfig.from_yaml(tmp_path / "tiled" / "config.yaml")
+    assert config.tiling == detector.tiling
+    found = evaluate(detector, squares).to_json()
+    assert found["ap50"] == line["ap50"]
+    assert evaluate(tmp_path / "tiled", squares).to_json() == found
+
+
+def test_tiles_that_cannot_be(squares: Path, tmp_path: Path, tiny_options):
+    for options in ({"tiles": 3}, {"tile_overlap": 0.1}, {"tiles": 32, "settings": {"empty_tiles": 1}}):
+        with pytest.raises(InputError):
+            train(squares, **tiny_options(tmp_path / "no", **options))
+    assert not (tmp_path / "no").exists()
