@@ -17,8 +17,8 @@ def preflight(config: TrainingConfig, training: DetectionDataset, validation: De
         training.path,
         training.format,
         {"train": training.annotations, "val": validation.annotations},
-        preprocessing=config.preprocessing,
-        num_queries=config.model_config.get("num_queries"),
+        # A tile holds fewer objects than its picture.
+        num_queries=config.model_config.get("num_queries") if config.tiling is None else None,
         most_pictures=MOST_PICTURES,
     )
     return in_short(diagnosis)
