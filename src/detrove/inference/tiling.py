@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ PIECE = 0.7
 
 CUT_FACTOR = 0.1
 """What the score of a cut-off box counts when it is chosen which box stays. A part is often the surer detection, and
-yet no box of the object: 0.1 is better than 0.5 on both sets of `benchmarks/tiling.py`."""
+yet no box of the object; measured in `benchmarks/results/2026-11-22-tiling.md`."""
 
 BORDER = 0.01
 """Of a view's side, but a pixel at least: how near to its border a box counts as touching it."""
@@ -83,18 +84,20 @@ def merge(
     offsets = [torch.tensor([left, top, left, top], dtype=torch.float32) for left, top, _, _ in views]
     boxes = torch.cat([one.boxes + offset for one, offset in zip(found, offsets, strict=True)])
     scores, labels = torch.cat([one.scores for one in found]), torch.cat([one.labels for one in found])
-    of_view = np.repeat(np.arange(len(found)), [len(one) for one in found])
     cut = torch.cat(
         [touches_inner_border(one.boxes, view, picture_size) for one, view in zip(found, views, strict=True)]
-    )
-    kept = torch.zeros(len(scores), dtype=torch.bool)
-    for label in labels.unique():
-        (chosen,) = torch.where(labels == label)
-        indices = chosen.numpy()
-        stays = _one_of_each(boxes[chosen].numpy(), scores[chosen].numpy(), cut[chosen].numpy(), of_view[indices])
-        kept[chosen[torch.from_numpy(stays)]] = True
-    (indices,) = torch.where(kept)
-    order = indices[scores[indices].argsort(descending=True, stable=True)][:num_detections]
+    ).numpy()
+    stays = np.ones(len(scores), dtype=bool)
+    worth = np.where(cut, CUT_FACTOR * scores.numpy(), scores.numpy())
+    rank = np.argsort(np.argsort(-worth, kind="stable"))
+    pairs = _same_objects(boxes.numpy(), labels.numpy(), cut, [len(one) for one in found], views)
+    better, worse = np.where(rank[pairs[0]] < rank[pairs[1]], pairs, pairs[::-1])
+    # By the time that a box is asked whether it still stays, all better ones have spoken.
+    for index in np.argsort(rank[better]).tolist():
+        if stays[better[index]]:
+            stays[worse[index]] = False
+    (kept,) = torch.where(torch.from_numpy(stays))
+    order = kept[scores[kept].argsort(descending=True, stable=True)][:num_detections]
     return Detections(boxes[order], scores[order], labels[order], found[0].label_map)
 
 
@@ -111,25 +114,43 @@ def touches_inner_border(boxes: Tensor, view: Window, picture_size: tuple[int, i
     )
 
 
-def _one_of_each(boxes: np.ndarray, scores: np.ndarray, cut: np.ndarray, of_view: np.ndarray) -> np.ndarray:
-    """Indices of the boxes of one class that stay: greedily, those that count most first."""
-    order = np.argsort(-np.where(cut, CUT_FACTOR * scores, scores), kind="stable")
-    boxes, cut, of_view = boxes[order], cut[order], of_view[order]
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    stays = np.ones(len(order), dtype=bool)
-    for i in range(len(order) - 1):
-        if not stays[i]:
-            continue
-        (behind,) = np.nonzero(stays[i + 1 :])
-        behind += i + 1
-        sides = np.minimum(boxes[i, 2:], boxes[behind, 2:]) - np.maximum(boxes[i, :2], boxes[behind, :2])
-        shared = sides.clip(min=0).prod(axis=1)
-        smaller = np.minimum(areas[i], areas[behind])
-        smaller_is_cut = np.where(areas[behind] <= areas[i], cut[behind], cut[i])
-        same = shared > SAME * (areas[i] + areas[behind] - shared)
-        piece = smaller_is_cut & (shared > PIECE * smaller)
-        stays[behind[(same | piece) & (of_view[behind] != of_view[i])]] = False
-    return order[stays]
+def _same_objects(
+    boxes: np.ndarray, labels: np.ndarray, cut: np.ndarray, counts: Sequence[int], views: Sequence[Window]
+) -> np.ndarray:
+    """(2, P) pairs of detections, as indices, that different views have made of one object.
+
+    Detections are in the order of their views, `counts` in each. Only what reaches into the other view is compared.
+    """
+    ends = np.cumsum(counts)
+    ranges = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    found = [np.empty((2, 0), dtype=np.int64)]
+    for (view, own), (other_view, others) in combinations(zip(views, ranges, strict=True), 2):
+        if _overlap(view, other_view):
+            a = own[_reaches_into(boxes[own], other_view)]
+            b = others[_reaches_into(boxes[others], view)]
+            i, j = np.nonzero(_is_same(boxes[a], boxes[b], cut[a], cut[b]) & (labels[a][:, None] == labels[b]))
+            found.append(np.stack([a[i], b[j]]))
+    return np.concatenate(found, axis=1)
+
+
+def _is_same(boxes: np.ndarray, others: np.ndarray, cut: np.ndarray, others_cut: np.ndarray) -> np.ndarray:
+    """(A, B) whether boxes (A, 4) and (B, 4) lie as one object's do; see the module's rules."""
+    low = np.maximum(boxes[:, None, :2], others[:, :2])
+    shared = (np.minimum(boxes[:, None, 2:], others[:, 2:]) - low).clip(min=0).prod(axis=-1)
+    areas, other_areas = ((each[:, 2:] - each[:, :2]).prod(axis=1) for each in (boxes, others))
+    smaller = np.minimum(areas[:, None], other_areas)
+    smaller_is_cut = np.where(areas[:, None] <= other_areas, cut[:, None], others_cut)
+    same = shared > SAME * (areas[:, None] + other_areas - shared)
+    return same | (smaller_is_cut & (shared > PIECE * smaller))
+
+
+def _reaches_into(boxes: np.ndarray, view: Window) -> np.ndarray:
+    left, top, right, bottom = view
+    return (boxes[:, 0] < right) & (boxes[:, 2] > left) & (boxes[:, 1] < bottom) & (boxes[:, 3] > top)
+
+
+def _overlap(view: Window, other: Window) -> bool:
+    return view[0] < other[2] and other[0] < view[2] and view[1] < other[3] and other[1] < view[3]
 
 
 def _size(view: Window) -> tuple[int, int]:
