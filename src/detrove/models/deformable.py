@@ -243,8 +243,8 @@ PRESETS = {
     "deformable-two-stage-r50": Preset(
         replace(_R50, refine=True, two_stage=True), recipe=_RECIPE, published=f"AP 46.9 at 50 epochs ({_SOURCE})"
     ),
-    "deformable-single-scale-r50": Preset(_SINGLE, recipe=_RECIPE, published=f"AP 39.4 at 50 epochs ({_SOURCE})"),
-    "deformable-single-scale-r50-dc5": Preset(
+    "deformable-c5-r50": Preset(_SINGLE, recipe=_RECIPE, published=f"AP 39.4 at 50 epochs ({_SOURCE})"),
+    "deformable-dc5-r50": Preset(
         replace(_SINGLE, dilation=True), recipe=_RECIPE, published=f"AP 41.5 at 50 epochs ({_SOURCE})"
     ),
     "deformable-nano": Preset(

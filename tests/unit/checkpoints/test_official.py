@@ -127,11 +127,11 @@ def test_one_level_of_deformable_detr(shared: Path, dilation: bool) -> None:
     for key, value in tensors.items():
         if "sampling_offsets" in key or "attention_weights" in key:
             tensors[key] = value[: len(value) // 4]
-    with pytest.raises(InputError, match="fit deformable-single-scale-r50, deformable-single-scale-r50-dc5; say which"):
+    with pytest.raises(InputError, match="fit deformable-c5-r50, deformable-dc5-r50; say which"):
         official.import_tensors(tensors, "a.pth")
     arguments = {"dilation": dilation, "num_feature_levels": 1}
     checkpoint = official.import_with_report(tensors, "a.pth", None, arguments)[0]
-    assert checkpoint.preset == "deformable-single-scale-r50" + ("-dc5" if dilation else "")
+    assert checkpoint.preset == ("deformable-dc5-r50" if dilation else "deformable-c5-r50")
     model = checkpoint.build()
     assert len(model.backbone.channels) == len(model.levels.projections) == 1
 

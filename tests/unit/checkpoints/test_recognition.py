@@ -16,7 +16,7 @@ FOREIGN = [name for name in catalogue.PRESETS if not name.startswith("detrove")]
 SAME_SHAPES = {
     "detr-r50": {"detr-r50-dc5"},
     "detr-r101": {"detr-r101-dc5"},
-    "deformable-single-scale-r50": {"deformable-single-scale-r50-dc5"},
+    "deformable-c5-r50": {"deformable-dc5-r50"},
     "conditional-r50": {"conditional-r50-dc5"},
     "conditional-r101": {"conditional-r101-dc5"},
     "dab-r50": {"dab-r50-dc5", "dab-r50-dc5-fixxy"},
