@@ -92,7 +92,7 @@ On pictures that it never saw: AP50 {metrics["ap50"]:.3f}, AP {metrics["ap"]:.3f
   what it sees                         {drawn / "pictures"}
   the detector, in one file            {run / "best.safetensors"}
 
-Next, your own pictures, labelled as COCO, VOC or YOLO:
+Next, your own pictures, labelled as COCO, VOC, YOLO or CSV:
 
   detrove train DATA --output runs/mine --minutes 10
   detrove predict runs/mine PHOTOS --output found"""

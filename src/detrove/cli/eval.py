@@ -27,6 +27,7 @@ def evaluate_weights(
     /,
     *,
     split: str = "val",
+    format: str | None = None,
     model: str | None = None,
     output: Path | None = None,
     batch_size: int = 8,
@@ -44,9 +45,11 @@ def evaluate_weights(
         A run folder, a .safetensors file that detrove saved, an official checkpoint, a Hugging Face folder, or the
         name of a published file or hub model (downloaded).
     data
-        A data set in COCO, VOC or YOLO format.
+        A data set in COCO, VOC, YOLO or CSV format.
     split
         The part of the data set to measure on.
+    format
+        The format of the data, where its folder holds several: coco, voc, yolo or csv.
     model
         The catalogue's name of the detector, where its file alone cannot tell.
     output
@@ -70,7 +73,7 @@ def evaluate_weights(
     asked_tiling(tiles, tile_overlap)  # refuses what cannot be before anything is read
     detector = load(weights, model)
     set_tiling(detector, tiles, tile_overlap)
-    dataset = open_dataset(data, split=split)
+    dataset = open_dataset(data, split, format)
     print(dataset.describe(), file=sys.stderr)
     for warning in dataset.warnings:
         print(f"detrove: warning: {warning}", file=sys.stderr)

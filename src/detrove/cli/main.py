@@ -21,7 +21,7 @@ from detrove.errors import InputError
 
 HELP = """Detection transformers: train one on your own pictures, measure it, use it.
 
-Start with the first line; DATA is a folder labelled as COCO, VOC or YOLO.
+Start with the first line; DATA is a folder labelled as COCO, VOC, YOLO or CSV.
 
   detrove demo                                     everything, in minutes
   detrove train DATA --output runs/my --minutes 10

@@ -18,6 +18,7 @@ def train(
     *,
     model: str | None = None,
     output: Path | None = None,
+    format: str | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
     size: int | None = None,
@@ -44,12 +45,14 @@ def train(
     Parameters
     ----------
     data
-        The data set: a folder in COCO, VOC or YOLO format (found by looking). It is validated on its split val; where
+        The data set: a folder in COCO, VOC, YOLO or CSV format (found by looking). It is validated on its split val; where
         there is none, on 15% of the training pictures, which are held out.
     model
         A detector of the catalogue: see detrove models. Default: what --weights hold, else detrove-nano.
     output
         The run folder, which must not exist yet. Default: runs/DATA-MODEL, numbered.
+    format
+        The format of the data, where its folder holds several: coco, voc, yolo or csv.
     epochs
         Length of the training: times through the data. Default: the model's recipe.
     minutes
@@ -105,6 +108,7 @@ def train(
             data,
             model=model,
             output=output,
+            format=format,
             epochs=epochs,
             minutes=minutes,
             size=size,

@@ -41,8 +41,9 @@ FROZEN = "backbone_frozen"
 class TrainingConfig:
     """A training run, resolved: the same values give the same run again, whatever the presets become later.
 
-    `data` and `output` are paths; `model` names the preset and `model_config` holds every value of its config that
-    neither the data set decides (the number of classes) nor the trunk's weights (whether it is frozen). The length is
+    `data` and `output` are paths; `data_format` settles a folder that holds several formats; `model` names the preset
+    and `model_config` holds every value of its config that neither the data set decides (the number of classes) nor the
+    trunk's weights (whether it is frozen). The length is
     `epochs` or `minutes` of training time, the other is None. Where `val_split` is None, `val_fraction` of the training
     pictures are held out to validate on. `workers` are processes that load pictures; `rectangular` batches hold
     pictures of similar shape; `cache` is how much of the decoded pictures to keep, as "2GB"; `mixed_precision` is "no"
@@ -53,6 +54,7 @@ class TrainingConfig:
     data: str
     output: str
     model: str
+    data_format: str | None = None
     epochs: int | None = None
     minutes: float | None = None
     seed: int = 0

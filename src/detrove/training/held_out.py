@@ -12,16 +12,16 @@ from detrove.data.splits import look_alikes, make_splits
 from detrove.errors import InputError
 from detrove.training.config import TrainingConfig
 
-LARGE = 20_000
+LARGE = 5_000
 """Pictures above which near-duplicates are not looked for, unasked, before training."""
 
 
-def choose_splits(data: Path) -> dict[str, Any]:
+def choose_splits(data: Path, format: str | None = None) -> dict[str, Any]:
     """The names of the splits to train and to validate on; None for val where training pictures must be held out.
 
     Never the test split: what is looked at after every epoch cannot be what the detector is judged by in the end.
     """
-    splits = find_splits(data)
+    splits = find_splits(data, format)
     if "train" in splits:
         return {"train_split": "train", "val_split": "val" if "val" in splits else None}
     if len(splits) == 1:
@@ -31,11 +31,11 @@ def choose_splits(data: Path) -> dict[str, Any]:
 
 def open_splits(config: TrainingConfig) -> tuple[DetectionDataset, DetectionDataset]:
     """The pictures to train on and those to validate on."""
-    training_data = open_dataset(config.data, config.train_split)
+    training_data = open_dataset(config.data, config.train_split, config.data_format)
     if not len(training_data):
         raise InputError(f"{config.data}: split {config.train_split} has no pictures to train on")
     if config.val_split is not None:
-        return training_data, open_dataset(config.data, config.val_split)
+        return training_data, open_dataset(config.data, config.val_split, config.data_format)
     return hold_out(training_data, config.val_fraction, config.seed)
 
 

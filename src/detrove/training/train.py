@@ -66,6 +66,7 @@ def train(
     backbone_weights: str | Path | None = "pretrained",
     seed: int = 0,
     resume: bool = False,
+    format: str | None = None,
     rectangular: bool | None = None,
     cache: str | None = None,
     tiles: int | Tiling | None = None,
@@ -75,9 +76,9 @@ def train(
 ) -> Run:
     """Train a detector on the pictures of a data set and leave a run folder.
 
-    `data` is a COCO, VOC or YOLO data set with a split to train on; it is validated on its "val" split, or where there
-    is none on a seeded 15% of the training pictures, held out. `model` is a catalogue name; the default is what
-    `weights` hold, else detrove-nano. `output` is the run folder, by default runs/DATA-MODEL, numbered where that
+    `data` is a COCO, VOC, YOLO or CSV data set (`format` settles a folder that holds several) with a split to train on;
+    it is validated on its "val" split, or where there is none on a seeded 15% of the training pictures, held out.
+    `model` is a catalogue name; the default is what `weights` hold, else detrove-nano. `output` is the run folder, by default runs/DATA-MODEL, numbered where that
     exists. The length is `epochs`, or `minutes` of training time, or the recipe's epochs. `size` is the longer side in
     pixels that pictures are resized to, aspect kept. The learning rate is not changed with `batch_size`.
 
@@ -110,7 +111,7 @@ def train(
     given = {"rectangular": rectangular, "cache": cache}
     settings |= {name: value for name, value in given.items() if value is not None}
     if "train_split" not in settings:
-        settings = choose_splits(Path(data)) | settings
+        settings = choose_splits(Path(data), format) | settings
     config = TrainingConfig.from_preset(
         preset,
         settings={"workers": default_workers(), **settings},
@@ -119,6 +120,7 @@ def train(
         data=str(data),
         output=str(output),
         model=model,
+        data_format=format,
         epochs=epochs,
         minutes=minutes,
         seed=seed,
