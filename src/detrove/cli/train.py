@@ -45,8 +45,8 @@ def train(
     Parameters
     ----------
     data
-        The data set: a folder in COCO, VOC, YOLO or CSV format (found by looking). It is validated on its split val; where
-        there is none, on 15% of the training pictures, which are held out.
+        The data set: a folder in COCO, VOC, YOLO or CSV format (found by looking). It is validated on its split val;
+        where there is none, on 15% of the training pictures, which are held out.
     model
         A detector of the catalogue: see detrove models. Default: what --weights hold, else detrove-nano.
     output

@@ -78,9 +78,10 @@ def train(
 
     `data` is a COCO, VOC, YOLO or CSV data set (`format` settles a folder that holds several) with a split to train on;
     it is validated on its "val" split, or where there is none on a seeded 15% of the training pictures, held out.
-    `model` is a catalogue name; the default is what `weights` hold, else detrove-nano. `output` is the run folder, by default runs/DATA-MODEL, numbered where that
-    exists. The length is `epochs`, or `minutes` of training time, or the recipe's epochs. `size` is the longer side in
-    pixels that pictures are resized to, aspect kept. The learning rate is not changed with `batch_size`.
+    `model` is a catalogue name; the default is what `weights` hold, else detrove-nano. `output` is the run folder, by
+    default runs/DATA-MODEL, numbered where that exists. The length is `epochs`, or `minutes` of training time, or the
+    recipe's epochs. `size` is the longer side in pixels that pictures are resized to, aspect kept. The learning rate is
+    not changed with `batch_size`.
 
     `weights` are a detector to start from, anything that `checkpoints.read` takes. Those of the same preset also decide
     the model's sizes and its pictures' size, unless an option says otherwise. Classes are joined by name: those that
