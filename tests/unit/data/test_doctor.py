@@ -408,3 +408,10 @@ def test_every_kind_is_complete() -> None:
         assert finding.amount.startswith("1 ")
         assert finding.meaning.endswith((".", "?"))
         assert finding.remedy.endswith(".")
+
+
+def test_boxes_of_a_picture_of_another_size_are_not_outside_for_it(toy: Toy) -> None:
+    toy.train["images"][0]["width"] -= 20
+    assert only_fault(toy.check()).kind == "size mismatch"
+    toy.train["annotations"][0]["bbox"] = [WIDTH - 2, 5, 20, 9]
+    assert kinds(toy.check()) >= {"size mismatch", "box outside"}

@@ -13,7 +13,7 @@ from detrove.data.annotations import Annotations
 from detrove.data.discover import read_leniently
 from detrove.data.doctor.boxes import examine_boxes
 from detrove.data.doctor.classes import examine_classes, examine_pictures_listed
-from detrove.data.doctor.files import Looks, examine_files, look_at, unique_paths
+from detrove.data.doctor.files import Looks, examine_files, look_at, unique_paths, with_room
 from detrove.data.doctor.findings import Finding, Place, make_finding, merged
 from detrove.data.doctor.fitness import too_many_objects, too_small_objects
 from detrove.data.doctor.formats import Reading, shifted_numbers, suspect, wrong_format
@@ -122,7 +122,7 @@ def examine(
         if split in readings:
             findings.append(wrong_format(labelled, split, readings[split]))
         else:
-            findings += examine_boxes(labelled, split)
+            findings += examine_boxes(with_room(labelled, looks), split)
         if num_queries is not None:
             findings.append(too_many_objects(labelled, split, num_queries))
     if splits:

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -116,6 +116,19 @@ def judge(look: Look, annotated: tuple[int, ...], format: str) -> tuple[str, str
     if look.orientation in range(2, 9) and (upright == raw or format == "yolo"):
         return "orientation note", f"has EXIF orientation {look.orientation}"
     return "", ""
+
+
+def with_room(annotations: Annotations, looks: Looks) -> Annotations:
+    """The annotations with pictures as large as file and label say together, where they differ.
+
+    That they differ is a fault of its own; its boxes are not called outside for it.
+    """
+    sizes = annotations.sizes.copy()
+    for picture, path in enumerate(annotations.paths):
+        look = looks.by_path.get(path)
+        if look and not look.trouble and tuple(sizes[picture].tolist()) != look.size:
+            sizes[picture] = np.maximum(sizes[picture], look.upright_size)
+    return replace(annotations, sizes=sizes)
 
 
 def _extent(size: tuple[int, ...]) -> str:
