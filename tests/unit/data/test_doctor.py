@@ -12,6 +12,7 @@ from makers import voc_xml
 from PIL import Image, ImageFilter
 
 from detrove.data.doctor import Diagnosis, Finding, check
+from detrove.data.doctor.boxes import SAME, copies
 from detrove.data.doctor.findings import KINDS, MOST_PLACES, Place, make_finding, merged
 from detrove.data.doctor.telling import WIDEST, in_full, in_short
 from detrove.structures import Preprocessing
@@ -415,3 +416,27 @@ def test_boxes_of_a_picture_of_another_size_are_not_outside_for_it(toy: Toy) -> 
     assert only_fault(toy.check()).kind == "size mismatch"
     toy.train["annotations"][0]["bbox"] = [WIDTH - 2, 5, 20, 9]
     assert kinds(toy.check()) >= {"size mismatch", "box outside"}
+
+
+def test_copies_are_those_of_comparing_all_with_all(toy: Toy) -> None:
+    generator = np.random.default_rng(0)
+    for number, annotation in enumerate(list(toy.train["annotations"])):
+        for copy in range(4):
+            box = (np.array(annotation["bbox"]) + generator.normal(0, 0.03, 4)).tolist()
+            toy.train["annotations"].append({**annotation, "id": 1000 + 10 * number + copy, "bbox": box})
+    annotations = toy.check().splits["train"]
+    expected = []
+    for a in range(annotations.num_boxes):
+        for b in range(a + 1, annotations.num_boxes):
+            same = annotations.picture_of(a) == annotations.picture_of(b)
+            if same and plain_iou(*annotations.xywh[[a, b]].tolist()) >= SAME:
+                expected.append([a, b])
+    assert len(expected) > 20
+    assert copies(annotations).tolist() == expected
+
+
+def plain_iou(a: list[float], b: list[float]) -> float:
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,7 +19,6 @@ WHOLE = 0.99
 HALF = 0.5
 SAME = 0.98
 """IoU from which two boxes of a class are one object labelled twice; cells that lie on each other reach 0.93."""
-_ROWS_AT_ONCE = 512
 
 
 def corners(annotations: Annotations) -> np.ndarray:
@@ -131,26 +130,35 @@ def _is_exact(annotations: Annotations, a: int, b: int) -> bool:
     return bool(np.allclose(annotations.xywh[a], annotations.xywh[b], rtol=0, atol=0.01))
 
 
-def _overlapping(annotations: Annotations, least: float) -> Iterator[tuple[int, int, bool]]:
-    """Pairs (earlier, later, of the same class) of boxes in one picture with at least this IoU."""
-    sound = ~without_extent(annotations) & np.isfinite(corners(annotations)).all(axis=1)
-    for picture in np.flatnonzero(np.diff(annotations.starts) > 1).tolist():
-        boxes = np.arange(annotations.starts[picture], annotations.starts[picture + 1])
-        boxes = boxes[sound[boxes]]
-        for start in range(0, len(boxes), _ROWS_AT_ONCE):
-            rows = boxes[start : start + _ROWS_AT_ONCE]
-            ious = _iou(annotations.xywh[rows], annotations.xywh[boxes])
-            for row, column in np.argwhere(ious >= least).tolist():
-                a, b = int(rows[row]), int(boxes[column])
-                if a < b:
-                    yield a, b, bool(annotations.category_ids[a] == annotations.category_ids[b])
+def _overlapping(annotations: Annotations, least: float) -> list[tuple[int, int, bool]]:
+    """Pairs (earlier, later, of the same class) of boxes in one picture with at least this IoU, in their order.
+
+    Such boxes have areas in that ratio: sorted by area, only a few neighbours are to be compared.
+    """
+    with np.errstate(over="ignore"):
+        areas = annotations.xywh[:, 2:].prod(axis=1)
+    pictures = annotations.pictures_of_boxes()
+    sound = np.flatnonzero(~without_extent(annotations) & np.isfinite(corners(annotations)).all(axis=1))
+    order = sound[np.lexsort((areas[sound], pictures[sound]))]
+    pictures, areas = pictures[order], areas[order]
+    found: list[tuple[int, int, bool]] = []
+    smaller, distance = np.arange(len(order)), 0
+    while len(smaller):
+        distance += 1
+        smaller = smaller[smaller + distance < len(order)]
+        larger = smaller + distance
+        smaller = smaller[(pictures[smaller] == pictures[larger]) & (areas[smaller] >= least * areas[larger])]
+        pairs = np.sort(np.stack((order[smaller], order[smaller + distance]), axis=1), axis=1)
+        pairs = pairs[_iou(annotations.xywh[pairs[:, 0]], annotations.xywh[pairs[:, 1]]) >= least]
+        same_class = annotations.category_ids[pairs[:, 0]] == annotations.category_ids[pairs[:, 1]]
+        found += [(a, b, same) for (a, b), same in zip(pairs.tolist(), same_class.tolist(), strict=True)]
+    return sorted(found)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(R, N) of boxes xywh (R, 4) and (N, 4) with positive sides."""
-    lowest = np.maximum(a[:, None, :2], b[None, :, :2])
-    highest = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
+    """(N,) of pairs of boxes xywh (N, 4) with positive sides."""
+    lowest = np.maximum(a[:, :2], b[:, :2])
+    highest = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
     with np.errstate(over="ignore", invalid="ignore"):
-        shared = np.clip(highest - lowest, 0, None).prod(axis=2)
-        union = a[:, 2:].prod(axis=1)[:, None] + b[:, 2:].prod(axis=1)[None] - shared
-        return np.nan_to_num(shared / union)
+        shared = np.clip(highest - lowest, 0, None).prod(axis=1)
+        return np.nan_to_num(shared / (a[:, 2:].prod(axis=1) + b[:, 2:].prod(axis=1) - shared))

@@ -136,7 +136,7 @@ def examine(
 def _apart(splits: Mapping[str, Annotations]) -> dict[str, Annotations]:
     """The splits; those that repeat others without the pictures that these have."""
     names = [split for split in splits if split not in COMPOSITE]
-    if not names:
+    if len(names) in (0, len(splits)):
         return dict(splits)
     elsewhere = {path for split in names for path in splits[split].paths}
     found = {}
