@@ -16,6 +16,7 @@ SMALLEST = 8
 """Pixels at the training size (square root of the area) under which an object is hardly to be found."""
 TOLD_SHARE = 0.005
 _LARGER = (1.5, 2, 3)
+_LISTED = 100
 
 
 def too_many_objects(annotations: Annotations, split: str, num_queries: int) -> Finding:
@@ -38,13 +39,13 @@ def too_small_objects(splits: Mapping[str, Annotations], preprocessing: Preproce
     small = sum(int((each < SMALLEST).sum()) for each in sides.values())
     if small <= TOLD_SHARE * total:
         return make_finding("small objects", [])
+    sized = [
+        (float(each[box]), split, box) for split, each in sides.items() for box in np.argsort(each)[:_LISTED].tolist()
+    ]
     places = []
-    for split, each in sides.items():
-        annotations = splits[split]
-        for box in np.flatnonzero(each < SMALLEST)[:50].tolist():
-            note = f"{annotations.entry(box)} is {each[box]:.1f} pixels at the training size"
-            places.append(place_of_box(annotations, box, split, note))
-    places.sort(key=lambda place: place.note)
+    for side, split, box in sorted(sized)[: min(small, _LISTED)]:
+        note = f"{splits[split].entry(box)} is {side:.1f} pixels at the training size"
+        places.append(place_of_box(splits[split], box, split, note))
     return make_finding("small objects", places, small, _advice(splits, preprocessing, small, total))
 
 

@@ -22,6 +22,7 @@ LINES = 20
 LONGER = 480
 _MARGIN = 0.25
 _ANNOTATED = 40
+_TAGGED = 6
 _LEGEND = [(VERMILION, False, "at fault"), (SKY, True, "other boxes of the picture")]
 
 
@@ -57,7 +58,8 @@ def _add_finding(page: Page, finding: Finding, diagnosis: Diagnosis) -> None:
     page.paragraph(f"What to do: {finding.remedy}")
     page.bullets([place_in(place, diagnosis.path) for place in finding.places[:LINES]])
     if len(finding.places) > LINES:
-        page.paragraph(f"And {len(finding.places) - LINES:,} more; detrove data check --json lists them.")
+        more = max(finding.count, len(finding.places)) - LINES
+        page.paragraph(f"And {more:,} more: see detrove data check --json.")
     drawn = list(_drawn(finding, diagnosis))
     if drawn:
         if any(place.boxes for place in finding.places):
@@ -87,7 +89,8 @@ def _one_picture(path: Path, places: list[Place], diagnosis: Diagnosis) -> Image
     picture = read_picture(path)
     if places[0].other is not None:
         return _side_by_side(read_picture(places[0].other), picture)
-    wrong = [Mark(box, VERMILION, place.entry) for place in places for box in place.boxes]
+    tagged = len(places) <= _TAGGED
+    wrong = [Mark(box, VERMILION, place.entry if tagged else "") for place in places for box in place.boxes]
     others = [Mark(box, SKY, dashed=True) for box in _boxes_of(path, places[0].split, diagnosis)]
     at_fault = {mark.box_xyxy for mark in wrong}
     marks = [*(mark for mark in others if mark.box_xyxy not in at_fault), *wrong][-_ANNOTATED:]

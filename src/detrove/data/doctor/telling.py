@@ -77,7 +77,7 @@ def _block(finding: Finding, root: Path, width: int) -> Iterator[str]:
     for place in finding.places[:EXAMPLES]:
         yield from _wrapped(place_in(place, root), width, _INDENT + "· ")
     if len(finding.places) > EXAMPLES:
-        yield f"{_INDENT}· … and {len(finding.places) - EXAMPLES:,} more"
+        yield f"{_INDENT}· … and {max(finding.count, len(finding.places)) - EXAMPLES:,} more"
     yield ""
 
 
