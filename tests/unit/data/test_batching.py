@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,7 @@ def test_a_worker_that_is_really_killed(tmp_path: Path) -> None:
             for _ in loader:
                 for child in multiprocessing.active_children():
                     os.kill(child.pid, signal.SIGKILL)
+                time.sleep(30)  # until torch's signal handler interrupts, here and nowhere later
 
     with pytest.raises(InputError, match=r"lost \((killed by signal: Killed|exited unexpectedly)\)"):
         killed_midway()
