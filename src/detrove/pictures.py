@@ -46,8 +46,9 @@ def read_picture(path: str | Path) -> Image.Image:
 def read_jpeg(path: str | Path, size: tuple[int, int], scale: float = 1.0) -> Tensor | None:
     """An ordinary JPEG of this `size` (width, height) as RGB, (3, H, W) uint8 with the channels last in memory.
 
-    In full it equals `read_picture` to the bit, in about two thirds of its time (by torchvision's decoder). Where a picture of `scale` times its
-    size is all that is needed, it may come at 1/2, 1/4 or 1/8 of it (see `REDUCTION_MARGIN`), sides rounded up.
+    In full it equals `read_picture` to the bit, in about two thirds of its time (by torchvision's decoder). Where a
+    picture of `scale` times its size is all that is needed, it may come at 1/2, 1/4 or 1/8 of it (see
+    `REDUCTION_MARGIN`), sides rounded up.
 
     None for any other file: another format, a sideways or CMYK picture, one of another size, a damaged or missing one.
     What that is, `read_picture` finds out.
