@@ -8,7 +8,7 @@ shares.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from detrove.checkpoints.coco_labels import labels_of_head
 from detrove.checkpoints.conversion import Rule, Translation, to_ours, to_theirs
 from detrove.checkpoints.native import Checkpoint
 from detrove.checkpoints.recognition import facts_of, preset_for
-from detrove.checkpoints.weights import load_weights
+from detrove.checkpoints.weights import load_weights, shorten
 from detrove.errors import InputError
 from detrove.models import catalogue
 
@@ -328,9 +328,8 @@ def export_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     tensors = {key: value for key, value in checkpoint.tensors.items() if not key.endswith(".num_batches_tracked")}
     translation = to_theirs(tensors, [*layout.rules, *again])
     if translation.unknown:
-        raise InputError(
-            f"{checkpoint.source}: the official {detector} has no counterpart of {_shorten(translation.unknown)}"
-        )
+        unknown = shorten(translation.unknown, NUM_KEYS_SHOWN)
+        raise InputError(f"{checkpoint.source}: the official {detector} has no counterpart of {unknown}")
     return translation.tensors
 
 
@@ -344,13 +343,15 @@ def _recognise(tensors: Mapping[str, Tensor], source: str) -> tuple[Layout, Tran
     layout, translation = min(tried, key=lambda each: len(each[1].unknown))
     if not tensors or len(translation.unknown) > len(tensors) / 2:
         raise InputError(
-            f"{source}: holds no detector of the family: its {len(tensors)} keys ({_shorten(list(tensors))}) are in no "
+            f"{source}: holds no detector of the family: its {len(tensors)} keys "
+            f"({shorten(list(tensors), NUM_KEYS_SHOWN)}) are in no "
             f"official layout of {', '.join(LAYOUTS)}"
         )
     if translation.unknown:
         raise InputError(
             f"{source}: looks like {layout.detector}, but {len(translation.unknown)} of its {len(tensors)} keys are "
-            f"unknown there ({_shorten(translation.unknown)}); it is a variant that detrove does not have"
+            f"unknown there ({shorten(translation.unknown, NUM_KEYS_SHOWN)}); "
+            "it is a variant that detrove does not have"
         )
     return layout, translation
 
@@ -406,9 +407,3 @@ def _by_kind(layout: Layout, dropped: Iterable[str]) -> dict[str, tuple[str, ...
         if keys:
             found[kind] = keys
     return found
-
-
-def _shorten(keys: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    left = len(keys) - NUM_KEYS_SHOWN
-    return ", ".join(keys[:NUM_KEYS_SHOWN]) + (f", and {left} more" if left > 0 else "")

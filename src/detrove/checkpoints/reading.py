@@ -17,7 +17,6 @@ from detrove.checkpoints.weights import load_weights
 from detrove.errors import InputError, nearest
 from detrove.models import catalogue
 
-HUB_CONFIG = "config.json"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FILE_SUFFIXES = native.PICKLE_SUFFIXES | {".safetensors"}
 
@@ -108,8 +107,8 @@ def _no_such(name: str) -> str:
 
 
 def _read_folder(path: Path, model: str | None) -> tuple[Checkpoint, ImportReport]:
-    if not (path / HUB_CONFIG).is_file():
-        raise InputError(f"{path}: no {HUB_CONFIG} in this folder, so it is no model in Hugging Face's layout")
+    if not (path / hugging_face.CONFIG).is_file():
+        raise InputError(f"{path}: no {hugging_face.CONFIG} in this folder, so it is no model in Hugging Face's layout")
     checkpoint, report = hugging_face.import_with_report(path)
     if model is not None:
         checkpoint = _as_model(checkpoint, model)

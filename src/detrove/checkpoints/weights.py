@@ -43,11 +43,11 @@ class HeadReport:
         'classes kept from coco.safetensors: car, person (2 of 5); new: crate, die, star; left out: bus'
         """
         count = f"{len(self.kept)} of {len(self.kept) + len(self.new)}"
-        parts = [f"classes kept from {source}: {_shorten(self.kept)} ({count})"]
+        parts = [f"classes kept from {source}: {shorten(self.kept)} ({count})"]
         if self.new:
-            parts.append(f"new: {_shorten(self.new)}")
+            parts.append(f"new: {shorten(self.new)}")
         if self.left:
-            parts.append(f"left out: {_shorten(self.left)}")
+            parts.append(f"left out: {shorten(self.left)}")
         return "; ".join(parts)
 
 
@@ -180,7 +180,7 @@ def _head_report(from_labels: LabelMap, to_labels: LabelMap, slots: Sequence[int
 
 
 def _no_shared_name(source: str, from_labels: LabelMap, to_labels: LabelMap) -> str:
-    ours, theirs = (_shorten([name for name in labels.names if name]) or "none" for labels in (to_labels, from_labels))
+    ours, theirs = (shorten([name for name in labels.names if name]) or "none" for labels in (to_labels, from_labels))
     return (
         f"{source}: its classes ({theirs}) and the classes to learn ({ours}) share no name, so nothing of its class "
         "heads can be kept: start these anew with --ignore-heads, or name the classes alike"
@@ -205,12 +205,12 @@ def _mismatch(
     """One line that lists both sides' keys."""
     parts = []
     if missing:
-        parts.append(f"{len(missing)} keys of the model are missing in the weights ({_shorten(missing)})")
+        parts.append(f"{len(missing)} keys of the model are missing in the weights ({shorten(missing)})")
     if unexpected:
-        parts.append(f"{len(unexpected)} keys of the weights are unknown to the model ({_shorten(unexpected)})")
+        parts.append(f"{len(unexpected)} keys of the weights are unknown to the model ({shorten(unexpected)})")
     if misshapen:
         shapes = [f"{key} {tuple(offered[key].shape)} for {tuple(wanted[key].shape)}" for key in misshapen]
-        parts.append(f"{len(misshapen)} have another shape ({_shorten(shapes)})")
+        parts.append(f"{len(misshapen)} have another shape ({shorten(shapes)})")
     return f"{source}: belongs to another model: {'; '.join(parts)}; {_remedy(missing, unexpected, misshapen)}"
 
 
@@ -220,8 +220,8 @@ def _remedy(missing: list[str], unexpected: list[str], misshapen: list[str]) -> 
     return "name the model that these weights were trained as"
 
 
-def _shorten(keys: Sequence[str]) -> str:
+def shorten(keys: Sequence[str], num_shown: int = NUM_SHOWN) -> str:
     """The first few, and how many more there are."""
-    shown = ", ".join(keys[:NUM_SHOWN])
-    left = len(keys) - NUM_SHOWN
+    shown = ", ".join(keys[:num_shown])
+    left = len(keys) - num_shown
     return f"{shown}, and {left} more" if left > 0 else shown

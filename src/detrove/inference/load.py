@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from detrove.checkpoints import read
+from detrove.checkpoints.hugging_face import CONFIG
 from detrove.errors import InputError
 from detrove.inference.detector import Detector
 
 BEST_WEIGHTS = "best.safetensors"
-HUB_CONFIG = "config.json"
 
 
 def load(path: str | Path, model: str | None = None) -> Detector:
@@ -33,7 +33,7 @@ def load(path: str | Path, model: str | None = None) -> Detector:
 
 def weights_file(path: Path) -> Path:
     """What to read: the path itself, or the best weights of a run folder."""
-    if path.is_dir() and not (path / HUB_CONFIG).is_file():
+    if path.is_dir() and not (path / CONFIG).is_file():
         best = path / BEST_WEIGHTS
         if not best.is_file():
             raise InputError(f"{path}: no {BEST_WEIGHTS} in this folder, so it is no finished run; name a weights file")
