@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from detrove.checkpoints import save
     from detrove.errors import InputError
     from detrove.evaluation import evaluate
+    from detrove.export import optimize
     from detrove.inference import Detector, load
     from detrove.models.catalogue import create, criterion_for
     from detrove.structures import Detections, ImageBatch, LabelMap, Predictions, Preprocessing, Targets
@@ -33,6 +34,7 @@ _HOMES = {
     "criterion_for": "detrove.models.catalogue",
     "evaluate": "detrove.evaluation",
     "load": "detrove.inference",
+    "optimize": "detrove.export",
     "save": "detrove.checkpoints",
     "train": "detrove.training",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "criterion_for",
     "evaluate",
     "load",
+    "optimize",
     "save",
     "train",
 ]

@@ -25,6 +25,7 @@ NAMES = [
     "criterion_for",
     "evaluate",
     "load",
+    "optimize",
     "save",
     "train",
 ]

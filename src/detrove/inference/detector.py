@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from detrove.errors import InputError
+from detrove.inference.engines import Engine
 from detrove.inference.postprocess import postprocess
 from detrove.inference.sources import expand, read_source
 from detrove.inference.tiling import detect_in_tiles
-from detrove.structures import Detections, ImageBatch, LabelMap, Preprocessing
+from detrove.structures import Detections, ImageBatch, LabelMap, Predictions, Preprocessing
 from detrove.tiling import Tiling, asked_tiling
 
 DEFAULT_THRESHOLD = 0.5
@@ -26,7 +27,8 @@ class Detector:
 
     `thresholds` (C,) holds the score from which on a detection of each class slot is shown, chosen on validation
     pictures; None where nobody chose any. `name` is the catalogue name, or "". `tiling` is how it looks at large
-    pictures, where it was trained on tiles; None: it sees every picture as a whole.
+    pictures, where it was trained on tiles; None: it sees every picture as a whole. `engine` computes in the model's
+    place (`detrove.optimize`), where there is one; `model` stays what is saved and looked into.
 
     Saving, evaluating and exporting are functions beside it: `detrove.save`, `detrove.evaluate`, ….
     """
@@ -39,6 +41,7 @@ class Detector:
         thresholds: Tensor | None = None,
         name: str = "",
         tiling: Tiling | None = None,
+        engine: Engine | None = None,
     ) -> None:
         if thresholds is not None and thresholds.shape != (len(label_map),):
             raise ValueError(f"{tuple(thresholds.shape)} thresholds for {len(label_map)} class slots")
@@ -48,6 +51,7 @@ class Detector:
         self.thresholds = thresholds
         self.name = name
         self.tiling = tiling
+        self.engine = engine
 
     def __repr__(self) -> str:
         classes = ", ".join(name for name in self.label_map.names[:5] if name)
@@ -88,7 +92,7 @@ class Detector:
 
         Kept are detections with a score of at least `threshold`, in [0, 1]; None means the stored threshold of each
         class, or 0.5 where none is stored. `batch_size` pictures at a time go through the model, padded to the
-        largest of them, on the device and in the floating-point type of its parameters.
+        largest of them, on the device and in the floating-point type of its parameters, or as its engine computes.
 
         `tiles` cuts large pictures: into squares of so many pixels, or as a `detrove.tiling.Tiling` says. Tiles and the
         whole picture go through the model, and what several of them have seen is joined (`inference.tiling`). 0 means
@@ -133,18 +137,22 @@ class Detector:
         ]
 
     def _detect_batch(self, pictures: Sequence[Image.Image]) -> list[Detections]:
-        parameter = next(self.model.parameters())
         images = ImageBatch.from_images([self.preprocessing(picture) for picture in pictures])
+        predictions = self._ask_model(images) if self.engine is None else self.engine(images)
+        config: Any = self.model.config
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        return postprocess(predictions, sizes, self.label_map, config.scores, config.num_detections)
+
+    def _ask_model(self, images: ImageBatch) -> Predictions:
+        """In evaluation mode, on the device and in the type of its parameters; its mode stays as it was."""
+        parameter = next(self.model.parameters())
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                predictions = self.model(images.to(device=parameter.device, dtype=parameter.dtype))
+                return self.model(images.to(device=parameter.device, dtype=parameter.dtype))
         finally:
             self.model.train(was_training)
-        config: Any = self.model.config
-        sizes = [(picture.height, picture.width) for picture in pictures]
-        return postprocess(predictions, sizes, self.label_map, config.scores, config.num_detections)
 
     def _shown(self, detections: Detections, threshold: float | None) -> Detections:
         """Those that reach the threshold: the one given, else the stored ones, else 0.5."""
