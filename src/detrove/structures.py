@@ -292,14 +292,22 @@ class Preprocessing:
             return picture
         return picture.resize((width, height), RESIZE_FILTERS[self.resize_filter])
 
-    def normalise(self, picture: Image.Image | Tensor) -> Tensor:
-        """An RGB picture, or its (3, h, w) uint8 values, as a normalised (3, h, w) float32 tensor, not resized."""
-        values = picture
-        if not isinstance(values, Tensor):
-            values = torch.from_numpy(np.array(picture, dtype=np.uint8)).permute(2, 0, 1)
-        pixels = values.to(torch.float32, memory_format=torch.contiguous_format)
-        # In place: at 640 pixels the copies would take as long as the arithmetic.
-        return pixels.div_(255).sub_(torch.tensor(self.mean).view(3, 1, 1)).div_(torch.tensor(self.std).view(3, 1, 1))
+    def normalise(self, picture: Image.Image | Tensor, out: np.ndarray | None = None) -> Tensor:
+        """An RGB picture, or its (3, h, w) uint8 values, as a normalised (3, h, w) float32 tensor, not resized.
+
+        `out` is where to write it, if not into new memory.
+        """
+        values = (
+            picture.numpy() if isinstance(picture, Tensor) else np.asarray(picture, dtype=np.uint8).transpose(2, 0, 1)
+        )
+        if out is None:
+            out = np.empty(values.shape, dtype=np.float32)
+        # In place, and without torch's threads: those wait for their next work at full speed, on a core that a process
+        # which loads pictures may need.
+        np.divide(values, np.float32(255), out=out)
+        out -= np.array(self.mean, dtype=np.float32)[:, None, None]
+        out /= np.array(self.std, dtype=np.float32)[:, None, None]
+        return torch.from_numpy(out)
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """A decoded RGB picture, resized and normalised: (3, h, w) float32."""

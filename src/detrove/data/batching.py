@@ -191,17 +191,19 @@ def _pack(results: Sequence[tuple[Tensor, Targets, list[str]] | _Failure]) -> _P
 
 
 def _unpack(parcel: _Parcel, preprocessing: Preprocessing) -> Batch:
-    images = [
-        preprocessing.normalise(values.view(3, height, width))
-        for values, (height, width) in zip(
-            parcel.values.split([3 * height * width for height, width in parcel.sizes]), parcel.sizes, strict=True
-        )
-    ]
+    sizes = torch.tensor(parcel.sizes, dtype=torch.int64)
+    height, width = sizes.amax(dim=0).tolist()
+    pixels = np.zeros((len(sizes), 3, height, width), dtype=np.float32)
+    padding_mask = np.ones((len(sizes), height, width), dtype=bool)
+    parts = parcel.values.split([3 * h * w for h, w in parcel.sizes])
+    for index, (values, (h, w)) in enumerate(zip(parts, parcel.sizes, strict=True)):
+        preprocessing.normalise(values.view(3, h, w), out=pixels[index, :, :h, :w])
+        padding_mask[index, :h, :w] = False
     targets = [
         Targets(torch.from_numpy(labels), torch.from_numpy(boxes), image_id=image_id, original_size=original_size)
         for labels, boxes, image_id, original_size in parcel.objects
     ]
-    return collate(list(zip(images, targets, strict=True)))
+    return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(padding_mask), sizes), targets
 
 
 class TrainingLoader:
