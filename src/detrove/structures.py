@@ -112,15 +112,34 @@ class Proposals:
 
 
 @dataclass
+class Denoised:
+    """What became of the N noised objects that training shows to a decoder beside its queries.
+
+    `logits` (L, B, N, C), `boxes` (L, B, N, 4) cxcywh; `targets` (B, N) int64, the picture's object that a slot is to
+    restore, -1 for none; `supervised` (B, N) bool, the slots that count in the class loss. The loss is divided by
+    objects times `num_groups`, where `per_process` counts this process's objects, else the mean over all processes.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    targets: Tensor
+    supervised: Tensor
+    num_groups: int
+    per_process: bool
+
+
+@dataclass
 class Predictions:
     """What a detector predicts: `logits` (L, B, Q, C), `boxes` (L, B, Q, 4) cxcywh in [0, 1]; last layer last.
 
-    `encoder` holds the proposals of a two-stage detector, else None.
+    `encoder` holds the proposals of a two-stage detector, else None; `denoising` what became of noised objects, in
+    training with denoising, else None.
     """
 
     logits: Tensor
     boxes: Tensor
     encoder: Proposals | None = None
+    denoising: Denoised | None = None
 
 
 @dataclass(frozen=True)

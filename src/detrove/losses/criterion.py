@@ -13,7 +13,7 @@ from torch import Tensor
 from detrove.boxes import cxcywh_to_xyxy, iou_xyxy
 from detrove.losses.matcher import MatchCost, Matches, match, match_several
 from detrove.losses.terms import box_losses, focal_class_loss, quality_class_loss, softmax_class_loss
-from detrove.structures import Predictions, Proposals, Targets
+from detrove.structures import Denoised, Predictions, Proposals, Targets
 
 CLASS_LOSSES = ("softmax", "focal", "quality")
 
@@ -39,9 +39,15 @@ class Criterion:
             raise ValueError(f"class_loss {self.class_loss!r} is none of {', '.join(CLASS_LOSSES)}")
 
     def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """`class`, `box`, `giou`, each (L,); with an encoder's proposals also `encoder_class`, … each (1,)."""
+        """`class`, `box`, `giou`, each (L,); with an encoder's proposals also `encoder_class`, … each (1,).
+
+        With noised objects, as in training with denoising, also `denoising_class`, … each (L,).
+        """
         matches = match(predictions.logits, predictions.boxes, targets, self.cost)
         losses = self._compare(predictions.logits, predictions.boxes, targets, matches, count_boxes(targets))
+        if predictions.denoising is not None:
+            restored = self._compare_denoised(predictions.denoising, targets)
+            losses |= {f"denoising_{name}": value for name, value in restored.items()}
         if predictions.encoder is not None and self.encoder_classes != "none":
             if self.encoder_classes == "objectness":
                 targets = [dataclasses.replace(t, labels=torch.zeros_like(t.labels)) for t in targets]
@@ -61,6 +67,20 @@ class Criterion:
             return self._compare(logits, boxes, targets, matches, count_boxes(targets))
         matches = match_several(logits, boxes, targets, self.cost, self.cells_per_object)
         return self._compare(logits, boxes, targets, matches, share_count(matches.query.shape[1]))
+
+    def _compare_denoised(self, denoised: Denoised, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """The slots that count, as those of one picture: which object each restores is known."""
+        counts = torch.tensor([len(target) for target in targets], device=denoised.targets.device)
+        first = counts.cumsum(0) - counts
+        counted = denoised.supervised
+        logits, boxes = denoised.logits[:, counted][:, None], denoised.boxes[:, counted][:, None]
+        target = denoised.targets[counted]
+        slot = (target >= 0).nonzero()[:, 0]
+        position = (denoised.targets + first[:, None])[counted][slot]
+        pairs = (torch.zeros_like(slot), slot, target[slot], position)
+        matches = Matches(*(x.expand(len(logits), -1) for x in pairs))
+        num_boxes = max(float(counts.sum()), 1.0) if denoised.per_process else count_boxes(targets)
+        return self._compare(logits, boxes, targets, matches, num_boxes * denoised.num_groups)
 
     def _compare(
         self, logits: Tensor, boxes: Tensor, targets: Sequence[Targets], matches: Matches, divisor: float

@@ -23,12 +23,16 @@ class ConditionalSelfAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, content: Tensor, position: Tensor) -> Tensor:
-        """Queries' content (B, Q, D) and position (B, Q, D) to (B, Q, D)."""
+    def forward(self, content: Tensor, position: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Queries' content (B, Q, D) and position (B, Q, D) to (B, Q, D).
+
+        `attention_mask` (Q, Q) bool, row looks at column, True = hidden.
+        """
         query = self.query_content(content) + self.query_position(position)
         key = self.key_content(content) + self.key_position(position)
         q, k, v = (split_heads(x, self.num_heads) for x in (query, key, self.value(content)))
-        attended = attend(self, q, k, v, dropout=self.dropout if self.training else 0.0)
+        mask = None if attention_mask is None else ~attention_mask
+        attended = attend(self, q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(merge_heads(attended))
 
 
@@ -101,12 +105,20 @@ class ConditionalDecoderLayer(nn.Module):
         self.feedforward_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, content: Tensor, position: Tensor, sine: Tensor, memory: Tensor, **context: Tensor) -> Tensor:
+    def forward(
+        self,
+        content: Tensor,
+        position: Tensor,
+        sine: Tensor,
+        memory: Tensor,
+        attention_mask: Tensor | None = None,
+        **context: Tensor,
+    ) -> Tensor:
         """Content, position, sine of the reference (B, Q, D), memory (B, T, D) to content (B, Q, D).
 
-        `context` goes to the cross-attention.
+        `attention_mask` (Q, Q) bool, True = hidden, goes to the self-attention; `context` goes to the cross-attention.
         """
-        attended = self.self_attention(content, position)
+        attended = self.self_attention(content, position, attention_mask=attention_mask)
         content = self.self_attention_norm(content + self.dropout(attended))
         attended = self.cross_attention(content, position, sine, memory, **context)
         content = self.cross_attention_norm(content + self.dropout(attended))

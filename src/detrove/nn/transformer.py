@@ -103,19 +103,24 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm_first = norm_first
 
-    def forward(self, content: Tensor, position: Tensor, memory: Tensor, **context: Any) -> Tensor:
+    def forward(
+        self, content: Tensor, position: Tensor, memory: Tensor, attention_mask: Tensor | None = None, **context: Any
+    ) -> Tensor:
         """Queries' content (B, Q, D) and position (B, Q, D), memory (B, T, D) to content (B, Q, D).
 
         The position is added to queries and keys of self-attention and to the queries of cross-attention, never to a
-        value. `context` goes to the cross-attention.
+        value. `attention_mask` (Q, Q) bool, True = hidden, goes to the self-attention, `context` to the
+        cross-attention.
         """
         if self.norm_first:
             normed = self.self_attention_norm(content)
-            content = content + self.dropout(self.self_attention(normed + position, normed))
+            content = content + self.dropout(
+                self.self_attention(normed + position, normed, attention_mask=attention_mask)
+            )
             normed = self.cross_attention_norm(content)
             content = content + self.dropout(self.cross_attention(normed + position, memory, **context))
             return content + self.dropout(self.feedforward(self.feedforward_norm(content)))
-        attended = self.self_attention(content + position, content)
+        attended = self.self_attention(content + position, content, attention_mask=attention_mask)
         content = self.self_attention_norm(content + self.dropout(attended))
         attended = self.cross_attention(content + position, memory, **context)
         content = self.cross_attention_norm(content + self.dropout(attended))

@@ -323,7 +323,9 @@ def augmentation_of(recipe: Recipe) -> Augmentation:
 
 def in_full_precision(predictions: Predictions) -> Predictions:
     """The predictions as float32, for losses that must not be computed in less."""
-    encoder = predictions.encoder
+    encoder, denoising = predictions.encoder, predictions.denoising
     if encoder is not None:
         encoder = Proposals(encoder.logits.float(), encoder.boxes.float())
-    return Predictions(predictions.logits.float(), predictions.boxes.float(), encoder)
+    if denoising is not None:
+        denoising = dataclasses.replace(denoising, logits=denoising.logits.float(), boxes=denoising.boxes.float())
+    return Predictions(predictions.logits.float(), predictions.boxes.float(), encoder, denoising)
