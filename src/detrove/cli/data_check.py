@@ -84,12 +84,13 @@ def check_data(
 def _needs(model: str, size: int | None) -> tuple[int | None, Preprocessing]:
     """How many queries a detector of the catalogue has, and how it wants its pictures."""
     from detrove.models import catalogue
+    from detrove.models.preset import count_queries
 
     preset = catalogue.preset(model)
     preprocessing = preset.preprocessing
     if size is not None:
         preprocessing = replace(preprocessing, longer=size, shorter=None)
-    return getattr(preset.config, "num_queries", None), preprocessing
+    return count_queries(vars(preset.config)), preprocessing
 
 
 def _examine(data: Path, format: str | None, preprocessing: Preprocessing, num_queries: int | None) -> Diagnosis:

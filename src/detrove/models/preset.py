@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,3 +62,9 @@ class Preset:
     preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(longer=1333, shorter=800))
     recipe: Recipe = field(default_factory=Recipe)
     published: str | None = None
+
+
+def count_queries(config: Mapping[str, Any]) -> int | None:
+    """How many objects a detector of these config values can answer with; each pattern asks at every anchor."""
+    queries = config.get("num_queries")
+    return None if queries is None else queries * max(1, config.get("num_patterns", 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from detrove.data import DetectionDataset
 from detrove.data.doctor import examine
 from detrove.data.doctor.telling import in_short
+from detrove.models.preset import count_queries
 from detrove.training.config import TrainingConfig
 
 MOST_PICTURES = 500
@@ -18,7 +19,7 @@ def preflight(config: TrainingConfig, training: DetectionDataset, validation: De
         training.format,
         {"train": training.annotations, "val": validation.annotations},
         # A tile holds fewer objects than its picture.
-        num_queries=config.model_config.get("num_queries") if config.tiling is None else None,
+        num_queries=count_queries(config.model_config) if config.tiling is None else None,
         most_pictures=MOST_PICTURES,
     )
     return in_short(diagnosis)

@@ -28,8 +28,9 @@ def write_set(root: Path, boxes: list[list[float]]) -> Path:
     return root
 
 
-def lines(root: Path, num_queries: int) -> list[str]:
-    config = TrainingConfig(str(root), "out", "detr-nano", epochs=1, model_config={"num_queries": num_queries})
+def lines(root: Path, num_queries: int, **model_config: int) -> list[str]:
+    options = {"num_queries": num_queries, **model_config}
+    config = TrainingConfig(str(root), "out", "detr-nano", epochs=1, model_config=options)
     return preflight(config, open_dataset(root, "train"), open_dataset(root, "val"))
 
 
@@ -46,3 +47,9 @@ def test_faults_are_told_in_a_line_each(tmp_path: Path) -> None:
     assert leaked.startswith("1 pair: leaked picture: ")
     assert "2 objects for 1 queries" in queries
     assert where.endswith(f"detrove data check {root}")
+
+
+def test_every_pattern_of_an_anchor_answers_for_an_object(tmp_path: Path) -> None:
+    root = write_set(tmp_path, [[2, 3, 10, 12], [20, 10, 10, 12]])
+    assert lines(root, 1, num_patterns=2) == []
+    assert any("2 objects for 1 queries" in line for line in lines(root, 1, num_patterns=0))
