@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from cyclopts import App, CycloptsError
 
+from detrove.cli.bench import bench
 from detrove.cli.convert import convert
 from detrove.cli.data import make_data_app
 from detrove.cli.demo import demo
@@ -55,6 +56,7 @@ def make_app() -> App:
         "predict": predict,
         "convert": convert,
         "models": models,
+        "bench": bench,
     }
     for place, (name, verb) in enumerate(verbs.items()):
         app.command(verb, name=name, sort_key=place, help_format="markdown")

@@ -12,10 +12,10 @@ PLAIN_INTERVAL = 30.0
 
 
 @contextmanager
-def told(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def told(what: str, total: int, unit: str = "pictures") -> Iterator[Callable[[int], None]]:
     """Gives a function to call with the number done; what it tells goes to standard error."""
     if not sys.stderr.isatty():
-        yield _plain_lines(what, total)
+        yield _plain_lines(what, total, unit)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,7 +26,7 @@ def told(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _plain_lines(what: str, total: int) -> Callable[[int], None]:
+def _plain_lines(what: str, total: int, unit: str) -> Callable[[int], None]:
     began = last = time.monotonic()
 
     def tell(done: int) -> None:
@@ -35,6 +35,6 @@ def _plain_lines(what: str, total: int) -> Callable[[int], None]:
         if now - last >= PLAIN_INTERVAL and done:
             last = now
             left = (now - began) / done * (total - done)
-            print(f"{what}: {done} of {total} pictures, {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{what}: {done} of {total} {unit}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     return tell
