@@ -16,6 +16,12 @@ Differs from DETR in what Conditional DETR does, and from Conditional DETR in:
 The paper's variants: anchors of 2 coordinates (`num_coordinates`, without `modulate`), several contents for each anchor
 (`num_patterns`, after Anchor DETR), and random centres (`random_xy`), which officially are meant to be frozen as well:
 that has no effect in the released code, so they are learned here as there.
+
+With `denoising` it is DN-DETR (Li et al. 2022, arXiv:2203.01305; official code: IDEA-Research/DN-DETR), which differs
+from DAB-DETR in:
+- training also shows the decoder objects with noise, to be restored without matching (`denoising.py`);
+- queries start from a learned content, the embedding of no class, not from nothing; a bit tells them from noised
+  objects.
 """
 
 from __future__ import annotations
@@ -29,6 +35,7 @@ from torch import Tensor, nn
 from detrove.boxes import inverse_sigmoid
 from detrove.errors import InputError
 from detrove.losses import Criterion, MatchCost
+from detrove.models.denoising import Denoising, DenoisingPart
 from detrove.models.preset import Preset, Recipe
 from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone
@@ -76,6 +83,7 @@ class Config:
     class_cost: float = 2.0
     box_cost: float = 5.0
     giou_cost: float = 2.0
+    denoising: Denoising | None = None
 
 
 class DABDETR(nn.Module):
@@ -94,6 +102,7 @@ class DABDETR(nn.Module):
         temperature: float,
         anchor_temperature: float,
         epsilon: float,
+        denoising: DenoisingPart | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -102,6 +111,7 @@ class DABDETR(nn.Module):
         self.encoder = nn.ModuleList(encoder)
         self.anchors = nn.Parameter(anchors)  # (Q, N) before the sigmoid
         self.patterns = nn.Parameter(torch.randn(num_patterns, dim)) if num_patterns else None
+        self.denoising = denoising
         self.position_head = MLP(anchors.shape[-1] * dim // 2, dim, dim, num_layers=2)
         self.position_scale = MLP(dim, dim, dim, num_layers=2)
         self.size_head = MLP(dim, dim, 2, num_layers=2) if modulate else None
@@ -115,8 +125,11 @@ class DABDETR(nn.Module):
             if part is not None:
                 xavier_uniform_matrices(part)
 
-    def forward(self, images: ImageBatch, targets: Sequence[Targets] | None = None) -> Predictions:  # noqa: ARG002
-        """A batch of pictures to classes and boxes of every decoder layer; `targets` are not used."""
+    def forward(self, images: ImageBatch, targets: Sequence[Targets] | None = None) -> Predictions:
+        """A batch of pictures to classes and boxes of every decoder layer.
+
+        In training with denoising, `targets` are also shown with noise: what became of them is in `denoising`.
+        """
         # picture -> one coarse map -> tokens with their positions and padding
         level = self.backbone(images)[-1]
         tokens = self.input_projection(level.features).flatten(2).transpose(1, 2)
@@ -130,7 +143,12 @@ class DABDETR(nn.Module):
         memory = tokens
 
         # queries look at each other, and at the memory around their anchor, which every layer moves
-        anchor, content = (x.expand(len(images), -1, -1) for x in self.queries())
+        anchor, content = (x.expand(images.pixels.shape[0], -1, -1) for x in self.queries())
+        noised = hidden = None
+        if self.denoising is not None and self.training and targets is not None:
+            noised = self.denoising(targets)
+            hidden = noised.hidden(anchor.shape[1])
+            anchor, content = noised.before(anchor, content)
         reference = anchor = anchor.sigmoid()
         outputs: list[Tensor] = []
         references: list[Tensor] = []
@@ -145,6 +163,7 @@ class DABDETR(nn.Module):
                 where,
                 memory,
                 memory_position=position,
+                attention_mask=hidden,
                 padding_mask=padding_mask,
             )
             outputs.append(self.decoder_norm(content))
@@ -154,13 +173,19 @@ class DABDETR(nn.Module):
         output = torch.stack(outputs)  # (L, B, Q, D)
 
         boxes = move(torch.stack(references), self.box_head(output), self.epsilon)
-        return Predictions(logits=self.class_head(output), boxes=boxes)
+        predictions = Predictions(logits=self.class_head(output), boxes=boxes)
+        return predictions if noised is None else noised.take_apart(predictions)
 
     def queries(self) -> tuple[Tensor, Tensor]:
-        """Anchors (Q, N) before the sigmoid and contents (Q, D): nothing, or every anchor with every pattern."""
+        """Anchors (Q, N) before the sigmoid and contents (Q, D): nothing, or every anchor with every pattern.
+
+        With denoising, the content of no class is added.
+        """
+        dim = self.decoder_norm.weight.shape[0]
+        content = self.anchors.new_zeros(dim) if self.denoising is None else self.denoising.no_class()
         if self.patterns is None:
-            return self.anchors, self.anchors.new_zeros(len(self.anchors), self.decoder_norm.weight.shape[0])
-        contents = self.patterns.repeat_interleave(len(self.anchors), dim=0)
+            return self.anchors, content.expand(len(self.anchors), -1)
+        contents = content + self.patterns.repeat_interleave(len(self.anchors), dim=0)
         return self.anchors.repeat(len(self.patterns), 1), contents
 
 
@@ -183,6 +208,8 @@ def build(config: Config) -> DABDETR:
         raise InputError(f"num_coordinates is {config.num_coordinates}: an anchor has 2 (x, y) or 4 (x, y, w, h)")
     if config.modulate and config.num_coordinates == 2:
         raise InputError("modulate needs an anchor's width and height: set modulate=False or num_coordinates=4")
+    if config.denoising and config.num_coordinates == 2:
+        raise InputError("denoising needs an anchor's width and height: set denoising=None or num_coordinates=4")
     attention = (config.dim, config.num_heads, config.dropout)
     sizes = {
         "dim": config.dim,
@@ -191,6 +218,9 @@ def build(config: Config) -> DABDETR:
         "activation": config.activation,
     }
     epsilon = config.inverse_sigmoid_epsilon
+    denoising = None
+    if config.denoising is not None:
+        denoising = DenoisingPart(config.denoising, config.num_classes, config.dim, indicator=True, epsilon=epsilon)
     return DABDETR(
         backbone=Backbone(config.backbone, (32,), config.dilation, config.backbone_frozen),
         encoder=[EncoderLayer(MultiHeadAttention(*attention), **sizes) for _ in range(config.num_encoder_layers)],
@@ -208,11 +238,12 @@ def build(config: Config) -> DABDETR:
         temperature=config.temperature,
         anchor_temperature=config.anchor_temperature,
         epsilon=epsilon,
+        denoising=denoising,
     )
 
 
 def criterion(config: Config) -> Criterion:
-    """Focal loss, L1 and generalised IoU, one-to-one matched in every layer."""
+    """Focal loss, L1 and generalised IoU, one-to-one matched in every layer; noised objects by the same terms."""
     return Criterion(
         cost=MatchCost("sigmoid", config.class_cost, config.box_cost, config.giou_cost, config.giou_epsilon),
         class_loss="focal",
@@ -233,7 +264,15 @@ _NANO = replace(
     num_detections=100,
 )
 _RECIPE = Recipe(epochs=50, drop_at=0.8)
+_SHORT = replace(_RECIPE, epochs=12, drop_at=11 / 12)
+_NANO_RECIPE = replace(_RECIPE, learning_rate=4e-4, backbone_learning_rate=4e-5)
 _SOURCE = "at 50 epochs (DAB-DETR repository, COCO val2017)"
+_DN_SOURCE = "(DN-DETR repository, COCO val2017)"
+
+
+def _denoised(config: Config) -> Config:
+    return replace(config, denoising=Denoising())
+
 
 PRESETS = {
     "dab-r50": Preset(_R50, recipe=_RECIPE, published=f"AP 42.2 {_SOURCE}"),
@@ -241,7 +280,16 @@ PRESETS = {
     "dab-r50-dc5": Preset(_DC5, recipe=_RECIPE, published=f"AP 44.5 {_SOURCE}"),
     "dab-r50-dc5-fixxy": Preset(replace(_DC5, random_xy=True), recipe=_RECIPE, published=f"AP 44.7 {_SOURCE}"),
     "dab-r50-dc5-3patterns": Preset(replace(_DC5, num_patterns=3), recipe=_RECIPE, published=f"AP 45.7 {_SOURCE}"),
-    "dab-nano": Preset(
-        _NANO, Preprocessing(longer=320), replace(_RECIPE, learning_rate=4e-4, backbone_learning_rate=4e-5)
+    "dab-nano": Preset(_NANO, Preprocessing(longer=320), _NANO_RECIPE),
+    "dn-dab-r50": Preset(_denoised(_R50), recipe=_RECIPE, published=f"AP 44.4 at 50 epochs {_DN_SOURCE}"),
+    "dn-dab-r50-dc5": Preset(_denoised(_DC5), recipe=_RECIPE, published=f"AP 46.3 at 50 epochs {_DN_SOURCE}"),
+    "dn-dab-r50-dc5-3patterns": Preset(
+        replace(_denoised(_DC5), num_patterns=3), recipe=_SHORT, published=f"AP 41.7 at 12 epochs {_DN_SOURCE}"
     ),
+    "dn-dab-r101-dc5-3patterns": Preset(
+        replace(_denoised(_DC5), backbone="resnet101", num_patterns=3),
+        recipe=_SHORT,
+        published=f"AP 42.8 at 12 epochs {_DN_SOURCE}",
+    ),
+    "dn-dab-nano": Preset(_denoised(_NANO), Preprocessing(longer=320), _NANO_RECIPE),
 }

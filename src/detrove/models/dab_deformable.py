@@ -10,18 +10,25 @@ Differs from Deformable DETR with `refine` in:
 - no width-height modulation of attention: the box scales the sampling offsets already;
 - feed-forward 2048 wide, no dropout; class loss at weight 1; inverse sigmoid with epsilon 1e-3 and generalised IoU with
   1e-6, as in DAB-DETR. Boxes are told once, and references detached, as in Deformable DETR.
+
+With `denoising` it is DN-Deformable-DETR (Li et al. 2022, arXiv:2203.01305; official code: IDEA-Research/DN-DETR,
+`models/dn_dab_deformable_detr`): training also shows the decoder objects with noise (`denoising.py`), and the last
+number of a content is not learned: it tells queries, 0, from noised objects, 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrove.errors import InputError
 from detrove.losses import Criterion, MatchCost
 from detrove.models.dab import initial_anchors
+from detrove.models.denoising import Denoising, DenoisingPart
 from detrove.models.preset import Preset, Recipe
 from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone, LevelProjection
@@ -63,6 +70,7 @@ class Config:
     class_cost: float = 2.0
     box_cost: float = 5.0
     giou_cost: float = 2.0
+    denoising: Denoising | None = None
 
 
 class DABDeformableDETR(nn.Module):
@@ -82,6 +90,7 @@ class DABDeformableDETR(nn.Module):
         temperature: float,
         anchor_temperature: float,
         epsilon: float,
+        denoising: DenoisingPart | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -89,7 +98,8 @@ class DABDeformableDETR(nn.Module):
         self.level_embedding = nn.Parameter(torch.randn(num_levels, dim))
         self.encoder = nn.ModuleList(encoder)
         self.anchors = nn.Parameter(anchors)  # (Q, 4) before the sigmoid
-        self.contents = nn.Parameter(torch.randn(len(anchors), dim))
+        self.denoising = denoising
+        self.contents = nn.Parameter(torch.randn(len(anchors), dim - (denoising is not None)))
         self.patterns = nn.Parameter(torch.randn(num_patterns, dim)) if num_patterns else None
         self.position_head = MLP(2 * dim, dim, dim, num_layers=2)
         self.position_scale = MLP(dim, dim, dim, num_layers=2)
@@ -105,8 +115,11 @@ class DABDeformableDETR(nn.Module):
             if isinstance(module, DeformableAttention):
                 module.reset_parameters()
 
-    def forward(self, images: ImageBatch, targets: Sequence[Targets] | None = None) -> Predictions:  # noqa: ARG002
-        """A batch of pictures to classes and boxes of every decoder layer; `targets` are not used."""
+    def forward(self, images: ImageBatch, targets: Sequence[Targets] | None = None) -> Predictions:
+        """A batch of pictures to classes and boxes of every decoder layer.
+
+        In training with denoising, `targets` are also shown with noise: what became of them is in `denoising`.
+        """
         # picture -> levels -> one sequence of tokens with their positions and padding
         levels = self.levels(self.backbone(images), images.padding_mask)
         masks = [level.padding_mask for level in levels]
@@ -125,7 +138,12 @@ class DABDeformableDETR(nn.Module):
         memory = tokens
 
         # queries look at each other and sample the memory inside their anchors, which every layer moves
-        anchor, content = (x.expand(len(images), -1, -1) for x in self.queries())
+        anchor, content = (x.expand(images.pixels.shape[0], -1, -1) for x in self.queries())
+        noised = hidden = None
+        if self.denoising is not None and self.training and targets is not None:
+            noised = self.denoising(targets)
+            hidden = noised.hidden(anchor.shape[1])
+            anchor, content = noised.before(anchor, content)
         reference = anchor.sigmoid()
         logits, boxes = [], []
         for index, layer in enumerate(self.decoder):
@@ -134,14 +152,17 @@ class DABDeformableDETR(nn.Module):
             query_position = self.position_head(sines)
             if index:
                 query_position = query_position * self.position_scale(content)
-            content = layer(content, query_position, memory, reference_points=points, **geometry)
+            content = layer(content, query_position, memory, hidden, reference_points=points, **geometry)
             logits.append(self.class_heads[index](content))
             boxes.append(move(reference, self.box_heads[index](content), self.epsilon))
             reference = boxes[-1].detach()
-        return Predictions(torch.stack(logits), torch.stack(boxes))
+        predictions = Predictions(torch.stack(logits), torch.stack(boxes))
+        return predictions if noised is None else noised.take_apart(predictions)
 
     def queries(self) -> tuple[Tensor, Tensor]:
         """Anchors (Q, 4) before the sigmoid and contents (Q, D), or every anchor with every pattern added."""
+        if self.denoising is not None:
+            return self.anchors, F.pad(self.contents, (0, 1))
         if self.patterns is None:
             return self.anchors, self.contents
         contents = self.patterns[:, None] + self.contents
@@ -159,6 +180,11 @@ def build(config: Config) -> DABDeformableDETR:
 
     sizes = {"dim": config.dim, "feedforward_dim": config.feedforward_dim, "dropout": config.dropout}
     epsilon = config.inverse_sigmoid_epsilon
+    denoising = None
+    if config.denoising is not None:
+        if config.num_patterns:
+            raise InputError("denoising and patterns do not go together here: set denoising=None or num_patterns=0")
+        denoising = DenoisingPart(config.denoising, config.num_classes, config.dim, indicator=True, epsilon=epsilon)
     backbone = Backbone(config.backbone, (8, 16, 32), frozen=config.backbone_frozen)
     return DABDeformableDETR(
         backbone=backbone,
@@ -173,11 +199,12 @@ def build(config: Config) -> DABDeformableDETR:
         temperature=config.temperature,
         anchor_temperature=config.anchor_temperature,
         epsilon=epsilon,
+        denoising=denoising,
     )
 
 
 def criterion(config: Config) -> Criterion:
-    """Focal loss, L1 and generalised IoU, one-to-one matched in every layer."""
+    """Focal loss, L1 and generalised IoU, one-to-one matched in every layer; noised objects by the same terms."""
     return Criterion(
         cost=MatchCost("sigmoid", config.class_cost, config.box_cost, config.giou_cost, config.giou_epsilon),
         class_loss="focal",
@@ -191,5 +218,10 @@ _RECIPE = Recipe(epochs=50, drop_at=0.8)
 PRESETS = {
     "dab-deformable-r50": Preset(
         _R50, recipe=_RECIPE, published="AP 48.7 at 50 epochs (DAB-DETR repository, COCO val2017)"
+    ),
+    "dn-dab-deformable-r50": Preset(
+        replace(_R50, denoising=Denoising()),
+        recipe=_RECIPE,
+        published="AP 49.5 at 50 epochs (DN-DETR repository, COCO val2017)",
     ),
 }

@@ -202,14 +202,14 @@ class DenoisingPart(nn.Module):
     def __init__(self, settings: Denoising, num_classes: int, dim: int, indicator: bool, epsilon: float) -> None:
         super().__init__()
         self.settings, self.num_classes, self.indicator, self.epsilon = settings, num_classes, indicator, epsilon
-        self.label_embedding = nn.Embedding(num_classes + 1, dim - indicator)
+        self.class_embedding = nn.Embedding(num_classes + 1, dim - indicator)
 
     def forward(self, targets: Sequence[Targets]) -> NoisedQueries:
         """The batch's noised objects as queries."""
-        weight = self.label_embedding.weight
+        weight = self.class_embedding.weight
         objects = noise_objects(targets, self.settings, self.num_classes, like=weight.detach())
         # looked up also where there is no object at all, so that every process has its gradient
-        contents = self.label_embedding(objects.labels)
+        contents = self.class_embedding(objects.labels)
         if self.indicator:
             contents = F.pad(contents, (0, 1), value=1.0)
         contents = contents * objects.occupied[..., None]
@@ -217,4 +217,4 @@ class DenoisingPart(nn.Module):
 
     def no_class(self) -> Tensor:
         """The content (D,) that DN-DETR's queries start from: the embedding of no class, indicator 0."""
-        return F.pad(self.label_embedding.weight[-1], (0, 1))
+        return F.pad(self.class_embedding.weight[-1], (0, 1))
