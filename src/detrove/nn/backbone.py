@@ -18,6 +18,7 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from detrove.errors import InputError, nearest
+from detrove.nn.frozen_norm import compute_norms_in_convolutions
 from detrove.structures import ImageBatch
 
 PRETRAINED = "pretrained"
@@ -76,7 +77,7 @@ class Backbone(nn.Module):
         ]
         self.channels: list[int] = [feature_info(body).channels()[index] for index in self.indices]
         if frozen:
-            body = freeze(body)
+            body = compute_norms_in_convolutions(freeze(body))
         self.body = body.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, images: ImageBatch) -> list[Level]:
