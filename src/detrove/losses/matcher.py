@@ -81,9 +81,9 @@ def match_several(
     somewhere keeps at least one cell. The dense counterpart of `match`, after SimOTA (Ge et al. 2021, §2.3)
     with the family's cost and a fixed number.
     """
-    counts = torch.tensor([len(target) for target in targets], device=logits.device)
-    if not counts.any():
+    if not any(len(target) for target in targets):
         return match(logits, boxes, targets, cost)
+    counts = torch.tensor([len(target) for target in targets], device=logits.device)
     matrix = cost_matrix(logits, boxes, targets, cost)
     _require_finite(matrix, targets)
     costs = matrix[0]  # (B, T, N)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ from detrove.data.dataset import DetectionDataset
 from detrove.data.transforms import Augmentation
 from detrove.errors import InputError
 from detrove.losses.criterion import Criterion
+from detrove.memory import freed_memory_kept
 from detrove.models.preset import Recipe
 from detrove.structures import ImageBatch, Predictions, Proposals, Targets
 from detrove.training.clock import TrainingClock
@@ -124,7 +127,8 @@ class Trainer:
         After a first Ctrl-C the present step is ended and everything is saved and validated; a second one skips that
         validation.
         """
-        with self.interruption:
+        on_cpu = self.accelerator.device.type == "cpu"
+        with self.interruption, freed_memory_kept() if on_cpu else nullcontext():
             if self.position.step == 0:
                 self._warm_up_trunk()
             while not self._finished():
@@ -209,8 +213,9 @@ class Trainer:
             predictions = self.model(images, targets)
         losses = self.criterion(in_full_precision(predictions), targets)
         total = self.criterion.total(losses)
-        loss = total.item()
-        if not torch.isfinite(total):
+        # one copy from the device for all that is told of the step
+        loss, *terms = torch.stack((total, *(value[-1] for value in losses.values()))).detach().tolist()
+        if not math.isfinite(loss):
             raise InputError(self._diverged(loss, targets))
         self.accelerator.backward(total)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -220,7 +225,7 @@ class Trainer:
         self.position.pictures += len(targets)
         if self.average is not None:
             self.average.update(self._bare_model(), self.position.step)
-        return {"loss": loss, **{name: value[-1].item() for name, value in losses.items()}}
+        return {"loss": loss, **dict(zip(losses, terms, strict=True))}
 
     def _diverged(self, loss: float, targets: list[Targets]) -> str:
         pictures = ", ".join(str(target.image_id) for target in targets)

@@ -1,0 +1,49 @@
+"""Freed memory kept for the next step instead of being handed back to the system.
+
+A step on the CPU frees and asks for gigabytes in large pieces. glibc hands each back to the system, which must clear
+every page before it gives it out again: in Deformable DETR's training step that was a third of the time. Kept, the same
+memory serves every step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+"""mallopt's names for: the free bytes at the end that are handed back, how much more is asked for than needed, how many
+pieces may be had from the system one by one."""
+KEEP = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * 2**20, MMAP_MAX: 0}
+USUAL = {TRIM_THRESHOLD: 128 * 2**10, TOP_PAD: 128 * 2**10, MMAP_MAX: 65536}
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """In this block the process keeps what it frees; after it, it hands it back. Does nothing without glibc.
+
+    The settings are the whole process's, so nested or simultaneous blocks end with the first that ends.
+    """
+    _set(KEEP)
+    try:
+        yield
+    finally:
+        _set(USUAL)
+        library = _glibc()
+        if library is not None:
+            library.malloc_trim(0)
+
+
+def _set(options: dict[int, int]) -> None:
+    library = _glibc()
+    if library is not None:
+        for option, value in options.items():
+            library.mallopt(option, value)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(None)
+    except (OSError, TypeError):  # Windows has no such library
+        return None
+    return library if hasattr(library, "gnu_get_libc_version") else None
