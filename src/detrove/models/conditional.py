@@ -102,7 +102,7 @@ class ConditionalDETR(nn.Module):
         memory = tokens
 
         # queries look at each other, and at the memory around their reference; their content starts from nothing
-        query_position = self.query_positions.expand(len(images), -1, -1)
+        query_position = self.query_positions.expand(images.pixels.shape[0], -1, -1)
         reference = self.reference_head(query_position).sigmoid()  # (B, Q, 2): x, y
         sine = sine_of_anchors(reference, dim // 2)
         content = torch.zeros_like(query_position)

@@ -163,7 +163,7 @@ class DeformableDETR(nn.Module):
             encoder_proposals, reference, queries = self.proposals(memory, masks, *heads)
             query_position, content = queries.chunk(2, dim=-1)
         else:
-            query_position, content = self.queries.expand(len(images), -1, -1).chunk(2, dim=-1)
+            query_position, content = self.queries.expand(images.pixels.shape[0], -1, -1).chunk(2, dim=-1)
             reference = self.reference_points(query_position).sigmoid()
 
         # queries look at each other and sample the memory around their references

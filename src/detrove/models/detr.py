@@ -94,7 +94,7 @@ class DETR(nn.Module):
         memory = self.encoder_norm(tokens)
 
         # queries look at each other and at the memory; their content starts from nothing
-        query_position = self.query_positions.expand(len(images), -1, -1)
+        query_position = self.query_positions.expand(images.pixels.shape[0], -1, -1)
         content = torch.zeros_like(query_position)
         outputs: list[Tensor] = []
         for layer in self.decoder:

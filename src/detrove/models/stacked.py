@@ -99,7 +99,7 @@ class Stack(nn.Module):
         memory = tokens
 
         # queries look at each other and at the memory
-        query_position = self.query_positions.expand(len(tokens), -1, -1)
+        query_position = self.query_positions.expand(tokens.shape[0], -1, -1)
         content = torch.zeros_like(query_position) if start is None else start
         outputs: list[Tensor] = []
         for layer in self.decoder:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detrove.nn.linear import Linear
 from detrove.nn.recording import active_recorder
 from detrove.nn.sampling import Shapes, sample_levels
 
@@ -22,10 +23,10 @@ class DeformableAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
-        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -75,6 +76,7 @@ class DeformableAttention(nn.Module):
     def _locations(self, reference_points: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
         reference = reference_points[:, :, None, :, None, :]  # (B, Q, 1, S, 1, 2 or 4)
         if reference.shape[-1] == 2:
-            cells = offsets.new_tensor([(width, height) for height, width in shapes])[:, None, :]
-            return reference + offsets / cells
+            # number by number: a tensor of a list would turn sizes into constants in an exported graph
+            sizes = [offsets.new_full((), size) for height, width in shapes for size in (width, height)]
+            return reference + offsets / torch.stack(sizes).view(-1, 1, 2)
         return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5

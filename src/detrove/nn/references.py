@@ -36,7 +36,7 @@ def initial_proposals(masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, 
     whether it counts, (B, T, 1): inside the picture and all four numbers in (0.01, 0.99)."""
     centres = cell_centres(masks, dtype)
     sizes = [centres.new_full((m.shape[1] * m.shape[2],), 0.05 * 2.0**level) for level, m in enumerate(masks)]
-    size = torch.cat(sizes)[None, :, None].expand(len(centres), -1, 2)
+    size = torch.cat(sizes)[None, :, None].expand(centres.shape[0], -1, 2)
     boxes = torch.cat((centres, size), dim=-1)
     valid = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1)  # centres in padding are above 1
     unactivated = torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], float("inf"))

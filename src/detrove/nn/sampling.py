@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +73,17 @@ def use_sampling(way: str) -> None:
         raise InputError(f"sampling with {way} needs it installed: {_REMEDIES[way]}")
     _wanted = way
     _chosen.clear()
+
+
+@contextmanager
+def sampling_by(way: str) -> Iterator[None]:
+    """`use_sampling` for as long as the block lasts."""
+    before = _wanted
+    use_sampling(way)
+    try:
+        yield
+    finally:
+        use_sampling(before)
 
 
 def sampling_way(device: torch.device | str = "cpu") -> str:
