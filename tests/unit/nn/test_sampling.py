@@ -37,14 +37,6 @@ def numba_way():
     use_sampling("auto")
 
 
-@pytest.fixture(params=["as they are", "laid out"])
-def layout(request, monkeypatch):
-    """How values lie in memory while the CPU's kernel reads them."""
-    sampling_numba = pytest.importorskip("detrove.nn.sampling_numba")
-    worth = math.inf if request.param == "as they are" else 0.0
-    monkeypatch.setattr(sampling_numba, "SAMPLES_WORTH_LAYING_OUT", worth)
-
-
 def random_parts(batch=2, queries=5, heads=3, dim=2, shapes=SHAPES, points=2, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
     options = {"generator": generator, "dtype": dtype}
@@ -87,14 +79,14 @@ def test_gradients_by_finite_differences(way):
         {"queries": 0},
     ],
 )
-def test_the_kernel_as_torch(numba_way, layout, sizes):
+def test_the_kernel_as_torch(numba_way, sizes):
     parts = random_parts(**sizes)
     shapes = sizes.get("shapes", SHAPES)
     for given, expected in zip(run(sample_levels, parts, shapes), run(sample_levels_torch, parts, shapes), strict=True):
         torch.testing.assert_close(given, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_single_precision(numba_way, layout):
+def test_single_precision(numba_way):
     parts = random_parts(queries=200, heads=8, dim=32, dtype=torch.float32)
     given, expected = (run(function, parts) for function in (sample_levels, sample_levels_torch))
     for ours, theirs in zip(given, expected, strict=True):
@@ -110,7 +102,7 @@ def test_half_precision_is_sampled_in_float32(numba_way):
     torch.testing.assert_close(given, expected.bfloat16(), rtol=0, atol=0)
 
 
-def test_strided_parts(numba_way, layout):
+def test_strided_parts(numba_way):
     value, locations, weights = random_parts()
     strided = [part.transpose(0, 2).contiguous().transpose(0, 2) for part in (value, locations, weights)]
     assert not any(part.is_contiguous() for part in strided)
@@ -129,7 +121,7 @@ def test_what_is_not_a_number_is_not_lost(way):
         assert output.isnan().sum() == 2
 
 
-def test_the_same_bits_for_any_number_of_threads(numba_way, layout, monkeypatch):
+def test_the_same_bits_for_any_number_of_threads(numba_way, monkeypatch):
     from detrove.nn import sampling_numba
 
     parts = random_parts(queries=300, heads=4, dim=8, dtype=torch.float32)
@@ -139,27 +131,6 @@ def test_the_same_bits_for_any_number_of_threads(numba_way, layout, monkeypatch)
         outcomes.append(run(sample_levels, parts))
     for outcome in outcomes[1:]:
         assert all(torch.equal(one, other) for one, other in zip(outcome, outcomes[0], strict=True))
-
-
-def test_the_same_bits_in_either_layout(numba_way, monkeypatch):
-    from detrove.nn import sampling_numba
-
-    parts = random_parts(queries=40, heads=4, dim=8, dtype=torch.float32)
-    outcomes, orders = [], []
-    row_order = sampling_numba._row_order
-    monkeypatch.setattr(sampling_numba, "_row_order", lambda *x: orders.append(row_order(*x)) or orders[-1])
-    for worth in (0.0, math.inf):
-        monkeypatch.setattr(sampling_numba, "SAMPLES_WORTH_LAYING_OUT", worth)
-        outcomes.append(run(sample_levels, parts))
-    assert orders == 2 * [(120, 30, 1)] + 2 * [(120, 1, 4)]
-    assert all(torch.equal(one, other) for one, other in zip(*outcomes, strict=True))
-
-
-@pytest.mark.parametrize(("queries", "laid_out"), [(14, False), (15, True)])
-def test_values_are_laid_out_where_samples_outnumber_tokens(queries, laid_out):
-    sampling_numba = pytest.importorskip("detrove.nn.sampling_numba")
-    value, _, weights = random_parts(queries=queries)  # 4 samples a query, 30 tokens
-    assert sampling_numba._worth_laying_out(value, weights) is laid_out
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
