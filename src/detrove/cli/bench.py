@@ -205,7 +205,7 @@ def _figures(found: Bench, precision: str, before: int | None) -> list[str]:
     latency, p95 = (_milliseconds(seconds).strip() for seconds in (found.latency, found.latency_p95))
     memory = "-" if found.memory is None else _mebibytes(found.memory)
     loading = "" if before is None or found.memory is None else f" ({_mebibytes(before)} before loading)"
-    speed, peak = (f"{rate / 1e9:.0f} G" for rate in (found.speed, found.matrix_product_peak))
+    speed, peak = (f"{rate / 1e9:.3g} G" for rate in (found.speed, found.matrix_product_peak))
     lines = {
         "latency": f"median {latency}, 95% within {p95}, {found.rounds} rounds",
         "throughput": f"{found.throughput:.3g} pictures/s, as predict answers a list",

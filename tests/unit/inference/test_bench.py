@@ -91,21 +91,24 @@ def test_a_round_finds_what_predict_finds(photo: Path) -> None:
 
 
 class Opaque:
-    """An engine without modules."""
+    """An engine without modules, or with a compiled one."""
 
     name, precision = "opaque", "float32"
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, compiled: bool) -> None:
         self.ask = model.eval()
+        self.compiled = compiled
+        self.model = self.ask if compiled else None
 
     def __call__(self, images: ImageBatch):
         with torch.inference_mode():
             return self.ask(images)
 
 
-def test_an_engine_that_hides_its_parts_is_one_stage(photo: Path) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_engine_that_hides_its_parts_is_one_stage(photo: Path, compiled: bool) -> None:
     detector = toy("detr-nano")
-    detector.engine = Opaque(detector.model)
+    detector.engine = Opaque(detector.model, compiled)
     rounds = _Rounds(detector, [photo], CPU)
     rounds.warm_up()
     assert list(rounds.run()) == ["decode", "preprocess", "model", "postprocess"]

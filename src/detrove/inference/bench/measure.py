@@ -154,9 +154,9 @@ def _answer_of(model: nn.Module) -> Callable[[ImageBatch], Predictions]:
 
 
 def _module_of(engine: Any) -> nn.Module | None:
-    """An engine's model, where it computes with one."""
+    """An engine's model, where it computes with one part after the other; a compiled one has no parts."""
     model = getattr(engine, "model", None)
-    return model if isinstance(model, nn.Module) else None
+    return model if isinstance(model, nn.Module) and not getattr(engine, "compiled", False) else None
 
 
 def _dtype(detector: Detector) -> torch.dtype:
