@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from detrove.nn.linear import Linear
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "prelu": nn.PReLU}
 
 
@@ -32,10 +34,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0, activation: str = "relu") -> None:
         super().__init__()
-        self.linear1 = nn.Linear(dim, hidden_dim)
+        self.linear1 = Linear(dim, hidden_dim)
         self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
-        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.linear2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
