@@ -16,6 +16,8 @@ from detrove.errors import InputError, nearest
 from detrove.tiling import asked_tiling
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from detrove.inference import Detector
     from detrove.inference.writers import PictureFound
     from detrove.structures import LabelMap
@@ -36,6 +38,8 @@ def predict(
     batch_size: int = 8,
     tiles: int | None = None,
     tile_overlap: float | None = None,
+    engine: str | None = None,
+    precision: str = "float32",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
     """Find objects in pictures: a table of counts, and with --output drawings and labels.
@@ -66,6 +70,10 @@ def predict(
         default as the detector was trained.
     tile_overlap
         What neighbouring tiles share, 0 to 0.8 of their side; objects up to that size are whole in a tile. Default 0.2.
+    engine
+        Compute faster by: torch, onnxruntime or openvino. By default the model runs as it was trained.
+    precision
+        What the engine computes in: float32, or bfloat16 or float16 where the machine has it.
     as_json
         Print everything as JSON.
     """
@@ -78,7 +86,7 @@ def predict(
     paths = _picture_files(source)
     if output is not None and "yolo" in kinds:
         writers.refuse_ambiguous_labels(paths)
-    detector = load(weights, model)
+    detector = with_engine(load(weights, model), engine, precision)
     set_tiling(detector, tiles, tile_overlap)
     drawings = output / "pictures" if output is not None and "pictures" in kinds else None
     found, unreadable = _detect(detector, paths, threshold, batch_size, drawings)
@@ -111,6 +119,15 @@ def set_tiling(detector: Detector, tiles: int | None, overlap: float | None) -> 
     detector.tiling = asked
 
 
+def with_engine(detector: Detector, engine: str | None, precision: str) -> Detector:
+    """The detector under the engine that was asked for, if one was; a precision alone asks for torch's."""
+    if engine is None and precision == "float32":
+        return detector
+    from detrove.export import optimize
+
+    return optimize(detector, engine or "torch", precision)
+
+
 def _kinds(save: str) -> list[str]:
     kinds = [kind.strip() for kind in save.split(",") if kind.strip()]
     for kind in kinds:
@@ -134,20 +151,24 @@ def _detect(
     detector: Detector, paths: Sequence[Path], threshold: float | None, batch_size: int, drawings: Path | None
 ) -> tuple[list[PictureFound], dict[Path, str]]:
     """What was found in each readable picture, and why the others could not be read. Drawn at once, if at all."""
+    from itertools import islice
+
     from detrove.inference import writers
-    from detrove.pictures import read_picture
+    from detrove.inference.ahead import ahead
 
     names = dict(zip(paths, writers.relative_names(paths), strict=True))
     found: list[writers.PictureFound] = []
     unreadable: dict[Path, str] = {}
+    at_once = max(batch_size, 1)
+    read = ahead(paths, _read, depth=at_once)
     with told("predicting", len(paths)) as tell:
-        for start in range(0, len(paths), max(batch_size, 1)):
+        for start in range(0, len(paths), at_once):
             pictures = {}
-            for path in paths[start : start + max(batch_size, 1)]:
-                try:
-                    pictures[path] = read_picture(path)
-                except InputError as error:
-                    unreadable[path] = str(error)
+            for path, picture in zip(paths[start : start + at_once], islice(read, at_once), strict=True):
+                if isinstance(picture, InputError):
+                    unreadable[path] = str(picture)
+                else:
+                    pictures[path] = picture
             seen = detector.predict(list(pictures.values()), threshold, batch_size)
             for (path, picture), detections in zip(pictures.items(), seen, strict=True):
                 found.append(writers.PictureFound(path, picture.height, picture.width, detections))
@@ -155,6 +176,16 @@ def _detect(
                     writers.write_drawing(drawings / names[path], picture, detections)
             tell(min(start + batch_size, len(paths)))
     return found, unreadable
+
+
+def _read(path: Path) -> Image.Image | InputError:
+    """The picture, or why it cannot be read."""
+    from detrove.pictures import read_picture
+
+    try:
+        return read_picture(path)
+    except InputError as error:
+        return error
 
 
 def _write(output: Path, kinds: Sequence[str], found: Sequence[PictureFound], label_map: LabelMap) -> None:
