@@ -20,6 +20,11 @@ def attend(
     recorder = active_recorder()
     if recorder is not None:
         recorder.add_dense(block, query, key, value, explicit_attention(query, key, mask))
+    width, missing = value.shape[-1], query.shape[-1] - value.shape[-1]
+    if missing > 0 and query.device.type == "cpu":
+        # torch's kernel for the CPU that does not write A down wants values as wide as queries
+        padded = F.pad(value, (0, missing))
+        return F.scaled_dot_product_attention(query, key, padded, attn_mask=mask, dropout_p=dropout)[..., :width]
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
