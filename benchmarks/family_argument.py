@@ -86,24 +86,26 @@ SHARED: dict[str, Any] = {
     "cache": "1GB",
 }
 """What all arms have in common. No picture is changed, so that the trunk's maps can be kept."""
-LAYERS = {"model.num_encoder_layers": 2, "model.num_decoder_layers": 3}
+LAYERS = {"model.num_encoder_layers": 1, "model.num_decoder_layers": 3}
 STACKED_LAYERS = {"model.num_encoder_layers": [1, 1], "model.num_decoder_layers": [2, 1]}
 STRIDE_16 = {"model.dilation": True}
 STRIDES_16_TO_64 = {"model.strides": [16, 32], "model.num_levels": 3}
-FIVE_GROUPS = {"groups": 5, "label_noise": 0.25, "box_noise": 0.4, "contrastive": True, "num_queries": 0}
+THREE_GROUPS = {"groups": 3, "label_noise": 0.2, "box_noise": 0.4, "contrastive": False, "num_queries": 0}
+THREE_CONTRASTIVE_GROUPS = THREE_GROUPS | {"label_noise": 0.25, "contrastive": True}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "detr": ("detr-nano", LAYERS | STRIDE_16),
     "conditional": ("conditional-nano", LAYERS | STRIDE_16),
     "dab": ("dab-nano", LAYERS | STRIDE_16),
-    "dn-dab": ("dn-dab-nano", LAYERS | STRIDE_16),
+    "dn-dab": ("dn-dab-nano", LAYERS | STRIDE_16 | {"model.denoising": THREE_GROUPS}),
     "deformable": ("deformable-nano", LAYERS | STRIDES_16_TO_64),
-    "dino": ("dino-nano", LAYERS | STRIDES_16_TO_64 | {"model.denoising": FIVE_GROUPS}),
-    "detr-coarse": ("detr-nano", LAYERS),
+    "dino": ("dino-nano", LAYERS | STRIDES_16_TO_64 | {"model.denoising": THREE_CONTRASTIVE_GROUPS}),
+    "detr-coarse": ("detr-nano", LAYERS | {"model.num_encoder_layers": 2}),
     "stacked": ("stacked-nano", STACKED_LAYERS),
 }
-"""Preset and own settings of each: as many layers in all, and stride 16 as the finest everywhere but in `detr-coarse`,
-the DETR on stride 32 that Stacked DETR is compared with. 4 x 3 cells of stride 32 are too few for up to eight
-objects; strides from 8 on would cost the deformable ones several times the others' minutes."""
+"""Preset and own settings of each. One encoder layer, three of the decoder, and stride 16 as the finest: 4 x 3 cells of
+stride 32 are too few for up to eight objects, strides from 8 on would cost the deformable ones several times the
+others' minutes. The last two are compared with each other: DETR on stride 32 alone, and Stacked DETR on 32 and then 16,
+with as many layers in all. Three groups of denoising, fewer than published, because there are only 30 queries."""
 SIZED = ("detr-coarse", "stacked")
 PUBLISHED = ("detr", "conditional", "dab", "dn-dab", "dino")
 ORDER = (*itertools.pairwise(PUBLISHED), ("dab", "deformable"), ("deformable", "dino"))
