@@ -313,6 +313,39 @@ DAB_DEFORMABLE = Diagram(
     extra=22,
 )
 
+DINO = Diagram(
+    "DINO",
+    {
+        **{name: _old(node) for name, node in DEFORMABLE_NODES.items()},
+        "proposals": Node(
+            4, 0, "query selection", ("900 best tokens,", "by their best class,", "propose anchors"), True
+        ),
+        "queries": Node(0, 1, "900 queries", ("anchor: proposed", "content: learned"), True),
+        "reference": Node(1, 1, "position", ("MLP(sines of anchor)", "anew in each layer"), True),
+        "cross": Node(3, 1, "cross-attention", ("samples 4 × 4 points", "inside the anchor")),
+        "feed": Node(4, 1, "feed-forward", ("256 → 2048 → 256", "no dropout")),
+        "heads": Node(5, 1, "heads", ("shared by the layers;", "box = σ(MLP(output)", "+ σ⁻¹(anchor))"), True),
+        "noised": Node(
+            0,
+            2,
+            "noised objects",
+            ("in training: restore", "them; further off: say", "that they are nothing"),
+            True,
+        ),
+    },
+    (
+        *FLOW,
+        Arrow("memory", "right", "proposals", "left", new=True),
+        Arrow("proposals", "bottom", "queries", "top", new=True),
+        Arrow("queries", "right", "reference", "left", new=True),
+        Arrow("reference", "right", "self", "left"),
+        Arrow("noised", "top", "queries", "bottom", new=True),
+        Arrow("heads", "bottom", "reference", "bottom", "the next layer's anchor, detached; taught undetached", True),
+    ),
+    DECODER,
+    legend="new against DAB-Deformable-DETR",
+)
+
 STACKED = Diagram(
     "Stacked DETR",
     {
@@ -382,6 +415,7 @@ DIAGRAMS = {
     "conditional": CONDITIONAL,
     "dab": DAB,
     "dab_deformable": DAB_DEFORMABLE,
+    "dino": DINO,
     "stacked": STACKED,
     "detrove": DETROVE,
 }

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr, detrove, stacked
+from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr, detrove, dino, stacked
+from detrove.models.denoising import Denoising
 from detrove.structures import ImageBatch, Targets
 
 TOY = {
@@ -41,8 +42,15 @@ FORMS = {
     "dab": replace(dab.Config(), **TOY),
     "dab-two-coordinates": replace(dab.Config(), **TOY, num_coordinates=2, modulate=False),
     "dab-patterns": replace(dab.Config(), **TOY, num_patterns=2, random_xy=True),
+    "dn-dab": replace(dab.Config(), **TOY, denoising=Denoising(groups=3)),
+    "dn-dab-patterns": replace(dab.Config(), **TOY, num_patterns=2, denoising=Denoising(groups=1)),
+    "dn-dab-contrastive": replace(dab.Config(), **TOY, denoising=Denoising(contrastive=True, num_queries=8)),
     "dab-deformable": replace(dab_deformable.Config(), **TOY),
+    "dn-dab-deformable": replace(dab_deformable.Config(), **TOY, denoising=Denoising()),
     "dab-deformable-patterns": replace(dab_deformable.Config(), **TOY, num_patterns=2, random_xy=True),
+    "dino": replace(dino.Config(), **TOY),
+    "dino-stride-4": replace(dino.Config(), **TOY, strides=(4, 8, 16, 32), num_levels=5),
+    "dino-without-denoising": replace(dino.Config(), **TOY, denoising=None),
     "stacked": replace(stacked.Config(), **STACKS),
     "stacked-otherwise": replace(stacked.Config(), **STACKS | {"strides": (16, 32)}, share_heads=False, content="zero"),
     "detrove": replace(detrove.Config(), **TOY),

@@ -37,7 +37,7 @@ def test_predictions_have_the_shapes_they_say(config, model, images):
 
 def test_every_parameter_learns(model, images, targets):
     criterion = catalogue.criterion_for(model)
-    losses = criterion(model.train()(images), targets)
+    losses = criterion(model.train()(images, targets), targets)
     for name, values in losses.items():
         assert values.shape == (1 if name.startswith("encoder_") else num_layers(model.config),)
         assert values.isfinite().all()
@@ -52,7 +52,8 @@ def test_every_parameter_learns(model, images, targets):
 
 def test_a_batch_without_any_object(model, images):
     criterion = catalogue.criterion_for(model)
-    losses = criterion(model.train()(images), [NO_OBJECTS] * 3)
+    nothing = [NO_OBJECTS] * 3
+    losses = criterion(model.train()(images, nothing), nothing)
     assert all(values.isfinite().all() for values in losses.values())
     criterion.total(losses).backward()
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -65,7 +66,8 @@ def test_more_objects_than_queries(model, images):
         torch.randint(model.config.num_classes, (20,), generator=generator),
         torch.rand(20, 4, generator=generator) * 0.4 + 0.2,
     )
-    losses = catalogue.criterion_for(model)(model(images), [crowd, NO_OBJECTS, crowd])
+    objects = [crowd, NO_OBJECTS, crowd]
+    losses = catalogue.criterion_for(model)(model(images, objects), objects)
     assert all(values.isfinite().all() for values in losses.values())
 
 

@@ -21,7 +21,8 @@ from detrove.data.transforms import evaluation_sample
 from detrove.evaluation import coco_metrics
 from detrove.inference.postprocess import postprocess
 from detrove.losses import match
-from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr, detrove, stacked
+from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr, detrove, dino, stacked
+from detrove.models.denoising import Denoising
 from detrove.nn.backbone import Backbone, Level
 from detrove.structures import ImageBatch, LabelMap, Preprocessing, Targets
 
@@ -58,6 +59,9 @@ FORMS = {
     "dab-patterns": replace(dab.Config(), **TOY, num_patterns=3, random_xy=True),
     "dab-two-coordinates": replace(dab.Config(), **TOY, num_coordinates=2, modulate=False),
     "dab-deformable": replace(dab_deformable.Config(), **TOY),
+    "dn-dab": replace(dab.Config(), **TOY, denoising=Denoising()),
+    "dn-dab-deformable": replace(dab_deformable.Config(), **TOY, denoising=Denoising()),
+    "dino": replace(dino.Config(), **TOY),
     "stacked": replace(stacked.Config(), **STACKS),
     "detrove": replace(detrove.Config(), **TOY),
 }
@@ -120,7 +124,7 @@ def test_four_pictures_by_heart(form: str, lesson, shared: Path):
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
     for step in range(1, MAX_STEPS + 1):
         model.train()
-        loss = criterion.total(criterion(model(images), targets))
+        loss = criterion.total(criterion(model(images, targets), targets))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

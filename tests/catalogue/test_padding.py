@@ -6,8 +6,8 @@ cells differ a little between a picture alone and in a padded batch, in every DE
 What comes after (masks, positions, valid ratios, references, attention) is held to be exact: the levels are given
 here, with noise in the padding.
 
-One detector answers differently beside padding, officially and therefore here: DAB-Deformable-DETR computes a query's
-position from its anchor **in the padded picture**. There, that one embedding is taken away and all else held.
+Two detectors answer differently beside padding, officially and therefore here: DAB-Deformable-DETR and DINO compute a
+query's position from its anchor **in the padded picture**. There, that one embedding is taken away and all else held.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from detrove.models.dab_deformable import DABDeformableDETR
+from detrove.models.dino import DINO
 from detrove.nn.backbone import Level, resize_mask
 from detrove.structures import ImageBatch
 
@@ -58,10 +59,11 @@ class Nowhere(nn.Module):
 
 
 def with_given_levels(model, pictures):
-    if isinstance(model, DABDeformableDETR):
+    if isinstance(model, (DABDeformableDETR, DINO)):
         model.position_head = Nowhere()
     if hasattr(model, "levels"):
-        strides = [32] if model.config.num_levels == 1 else [8, 16, 32, 64][: model.config.num_levels]
+        strides = list(getattr(model.config, "strides", (8, 16, 32)))
+        strides += [64] * (model.config.num_levels - len(strides))
         model.backbone = GivenLevels([model.config.dim] * len(strides), strides, pictures)
         model.levels = Unchanged()
     elif hasattr(model, "stacks"):
@@ -73,16 +75,20 @@ def with_given_levels(model, pictures):
     if hasattr(model, "pyramid"):
         model.pyramid = Unchanged()
     if getattr(model, "proposals", None) is not None:
-        keep_padding_unchosen(model)
+        keep_padding_unchosen(model.proposals, model.class_heads[-1].weight[:1])
+    if isinstance(model, DINO):
+        keep_padding_unchosen(model.selection, model.selection.class_head.weight)
     return model.eval()
 
 
 @torch.no_grad()
-def keep_padding_unchosen(model):
-    """Cells that do not count score alike and may be chosen, as in the official code: here they score low."""
-    alike = model.proposals.token_norm(model.proposals.token_projection.bias)
-    scores = model.class_heads[-1].weight[0]
-    scores -= alike * (scores @ alike + 3) / (alike @ alike)
+def keep_padding_unchosen(stage, scores):
+    """Cells that do not count score alike and may be chosen, as in the official code: here they score low.
+
+    `scores` (N, D) are the rows of the class head by which the stage chooses.
+    """
+    alike = stage.token_norm(stage.token_projection.bias)
+    scores -= (scores @ alike + 3)[:, None] * alike / (alike @ alike)
 
 
 @pytest.mark.parametrize("picture", range(len(SIZES)))

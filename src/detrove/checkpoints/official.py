@@ -2,8 +2,8 @@
 
 Sources (the modules' `state_dict`, at the repositories' last commit): facebookresearch/detr,
 fundamentalvision/Deformable-DETR, Atten4Vis/ConditionalDETR, IDEA-Research/DAB-DETR (DAB-DETR and
-DAB-Deformable-DETR), shengwenyuan/sdetr (Stacked DETR). Their trunks are torchvision's ResNets, whose names timm
-shares.
+DAB-Deformable-DETR), IDEA-Research/DN-DETR (both with denoising), IDEA-Research/DINO, shengwenyuan/sdetr (Stacked
+DETR). Their trunks are torchvision's ResNets, whose names timm shares.
 """
 
 from __future__ import annotations
@@ -109,6 +109,8 @@ _LEVELS = [
 _HEADS = [Rule("class_embed.{p}", "class_head.{p}"), *_mlp("bbox_embed", "box_head", 3)]
 _HEADS_OF_LAYERS = [Rule("class_embed.{i}.{p}", "class_heads.{i}.{p}"), *_mlp("bbox_embed.{i}", "box_heads.{i}", 3)]
 _BOX_HEADS_AGAIN = tuple(_mlp("transformer.decoder.bbox_embed.{i}", "box_heads.{i}", 3))
+_CLASS_HEADS_AGAIN = (Rule("transformer.decoder.class_embed.{i}.{p}", "class_heads.{i}.{p}"),)
+_NOISED_CLASSES = Rule("label_enc.weight", "denoising.class_embedding.weight")
 _POSITION_SCALE = _mlp("transformer.decoder.query_scale", "position_scale", 2)
 
 
@@ -152,7 +154,7 @@ LAYOUTS: dict[str, Layout] = {
             ),
             {
                 "refine": _BOX_HEADS_AGAIN,
-                "two_stage": (Rule("transformer.decoder.class_embed.{i}.{p}", "class_heads.{i}.{p}"),),
+                "two_stage": _CLASS_HEADS_AGAIN,
             },
         ),
         Layout(
@@ -176,6 +178,7 @@ LAYOUTS: dict[str, Layout] = {
                 Rule("transformer.patterns.weight", "patterns"),
                 *_mlp("transformer.decoder.ref_point_head", "position_head", 2),
                 *_mlp("transformer.decoder.ref_anchor_head", "size_head", 2),
+                _NOISED_CLASSES,  # in DN-DETR only
                 *(_POSITION_SCALE + _DECODER_NORM + _HEADS),
             ),
             {"": tuple(_mlp("transformer.decoder.bbox_embed", "box_head", 3))},
@@ -188,10 +191,27 @@ LAYOUTS: dict[str, Layout] = {
                 Rule("refpoint_embed.weight", "anchors"),
                 Rule("tgt_embed.weight", "contents"),
                 Rule("patterns_embed.weight", "patterns"),
+                _NOISED_CLASSES,  # in DN-Deformable-DETR only
                 *_mlp("transformer.decoder.ref_point_head", "position_head", 2),
                 *(_POSITION_SCALE + _HEADS_OF_LAYERS),
             ),
             {"": _BOX_HEADS_AGAIN},
+        ),
+        Layout(
+            "dino",
+            (
+                *(_TRUNK + _LEVELS + _ENCODER),
+                Rule("transformer.enc_output.{p}", "selection.token_projection.{p}"),
+                Rule("transformer.enc_output_norm.{p}", "selection.token_norm.{p}"),
+                Rule("transformer.enc_out_class_embed.{p}", "selection.class_head.{p}"),
+                *_mlp("transformer.enc_out_bbox_embed", "selection.box_head", 3),
+                Rule("transformer.tgt_embed.weight", "contents"),
+                _NOISED_CLASSES,
+                *_layers("transformer.decoder", "decoder", _DEFORMABLE_DECODER_LAYER),
+                *_mlp("transformer.decoder.ref_point_head", "position_head", 2),
+                *(_DECODER_NORM + _HEADS_OF_LAYERS),
+            ),
+            {"": (*_BOX_HEADS_AGAIN, *_CLASS_HEADS_AGAIN)},
         ),
         Layout(
             "stacked",
@@ -246,8 +266,8 @@ PUBLISHED: dict[str, PublishedFile] = {
     )
 }
 """The files that have a fixed address, by name (both repositories' README.md and hubconf.py). The others stand on cloud
-drives and are named at will: Deformable DETR (Google Drive), DAB-DETR (Google Drive, Tsinghua Cloud), Stacked DETR
-(Baidu)."""
+drives and are named at will: Deformable DETR (Google Drive), DAB-DETR (Google Drive, Tsinghua Cloud), DN-DETR and
+DINO (Google Drive, Baidu), Stacked DETR (Baidu)."""
 
 
 @dataclass(frozen=True)

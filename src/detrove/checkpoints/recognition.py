@@ -51,11 +51,18 @@ def facts_of(detector: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             facts["strides"] = strides
         facts["two_stage"] = "proposals.token_projection.weight" in tensors
         facts["refine"] = facts["two_stage"] or not _heads_are_one(tensors)
+    elif detector == "dino":
+        strides = _strides(_channels_of_levels(tensors), tensors)
+        if strides is not None:
+            facts["strides"] = strides
+        if not _heads_are_one(tensors):
+            facts["heads_apart"] = True  # a setting of the official code that no published file has, so none of ours
     elif detector == "dab":
         facts["num_coordinates"] = tensors["anchors"].shape[1]
         facts["modulate"] = "size_head.0.weight" in tensors
     if detector in ("dab", "dab_deformable"):
         facts["num_patterns"] = len(tensors["patterns"]) if "patterns" in tensors else 0
+        facts["denoising"] = "denoising.class_embedding.weight" in tensors
     return facts
 
 
@@ -99,7 +106,7 @@ def _single(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     if "level_embedding" in tensors:
         facts["num_levels"] = len(tensors["level_embedding"])
-    for key in ("query_positions", "queries", "anchors"):
+    for key in ("query_positions", "queries", "anchors", "contents"):
         if key in tensors:
             facts["num_queries"] = len(tensors[key])
     return facts
@@ -169,6 +176,8 @@ def _disagreements(name: str, facts: Mapping[str, Any]) -> list[str]:
     """Every setting in which a preset and the weights differ, as a phrase; one that its config lacks is off."""
     config = catalogue.preset(name).config
     settings = {key: getattr(config, key, False) for key in facts if key not in OF_THE_DATA}
+    if "denoising" in settings:
+        settings["denoising"] = bool(settings["denoising"])  # how much noise there was, weights do not tell
     return [
         f"{key} is {facts[key]} in the weights and {value} in {name}"
         for key, value in settings.items()

@@ -12,7 +12,8 @@ from torch import nn
 
 from detrove.errors import InputError, nearest
 from detrove.losses import Criterion
-from detrove.models import conditional, dab, dab_deformable, deformable, detr, detrove, stacked
+from detrove.models import conditional, dab, dab_deformable, deformable, detr, detrove, dino, stacked
+from detrove.models.denoising import Denoising
 from detrove.models.preset import Preset
 from detrove.nn.backbone import PRETRAINED, Backbone, download_body, load_body
 
@@ -23,6 +24,7 @@ DETECTORS: dict[str, ModuleType] = {
     "conditional": conditional,
     "dab": dab,
     "dab_deformable": dab_deformable,
+    "dino": dino,
     "stacked": stacked,
 }
 """The family by the name of its file, in the order in which a table shows it."""
@@ -59,7 +61,7 @@ def create(
             raise InputError(f"{name} has no setting {key!r}: {nearest(key, sorted(known))}")
     if num_classes is not None:
         overrides["num_classes"] = num_classes
-    config = dataclasses.replace(config, **overrides)
+    config = dataclasses.replace(config, **_with_denoising(overrides, name))
     tensors, file = None, None
     if backbone_weights == PRETRAINED:
         tensors = download_body(config.backbone, getattr(config, "dilation", False))
@@ -117,4 +119,16 @@ def config_from_json(values: Mapping[str, Any]) -> Any:
             "update detrove"
         )
     lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-    return config_type(**{**values, **lists})
+    return config_type(**_with_denoising({**values, **lists}, name))
+
+
+def _with_denoising(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Settings of a config with those of its `denoising`, plain values in a file, as one."""
+    denoising = values.get("denoising")
+    if not isinstance(denoising, Mapping):
+        return dict(values)
+    known = {field.name for field in dataclasses.fields(Denoising)}
+    for key in denoising:
+        if key not in known:
+            raise InputError(f"{name} has no setting {f'denoising.{key}'!r}: {nearest(key, sorted(known))}")
+    return {**values, "denoising": Denoising(**denoising)}

@@ -50,14 +50,17 @@ def sine_encoding(
     return sine_of_coordinates(torch.stack((y, x), dim=-1), dim // 2, temperature)
 
 
-def level_encodings(padding_masks: list[Tensor], level_embedding: Tensor, temperature: float = 10000.0) -> Tensor:
-    """Encodings of all levels' pixel centres, each with its level's embedding added: S masks (B, h, w) to (B, T, D).
+def level_encodings(
+    padding_masks: list[Tensor], level_embedding: Tensor, temperature: float = 10000.0, offset: float = -0.5
+) -> Tensor:
+    """Encodings of all levels' pixels, each with its level's embedding added: S masks (B, h, w) to (B, T, D).
 
-    `level_embedding` (S, D) is learned. Official file: Deformable-DETR `models/deformable_transformer.py`.
+    `level_embedding` (S, D) is learned. `offset` is 0 in DINO. Official file: Deformable-DETR
+    `models/deformable_transformer.py`.
     """
     dim, dtype = level_embedding.shape[-1], level_embedding.dtype
     encodings = [
-        sine_encoding(mask, dim, temperature, offset=-0.5, dtype=dtype).flatten(1, 2) + embedding
+        sine_encoding(mask, dim, temperature, offset, dtype).flatten(1, 2) + embedding
         for mask, embedding in zip(padding_masks, level_embedding, strict=True)
     ]
     return torch.cat(encodings, dim=1)

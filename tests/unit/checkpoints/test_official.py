@@ -26,13 +26,31 @@ LAYOUTS = {
     "deformable": "deformable-r50",
     "deformable-refine": "deformable-refine-r50",
     "deformable-two-stage": "deformable-two-stage-r50",
+    "dino": "dino-r50",
+    "dn-dab": "dn-dab-r50",
+    "dn-dab-deformable": "dn-dab-deformable-r50",
     "sdetr": "stacked-r50",
 }
-SECOND_NAMES = {"dab": 6, "dab-deformable": 36, "deformable-refine": 36, "deformable-two-stage": 56}
+SECOND_NAMES = {
+    "dab": 6,
+    "dab-deformable": 36,
+    "deformable-refine": 36,
+    "deformable-two-stage": 56,
+    "dino": 48,
+    "dn-dab": 6,
+    "dn-dab-deformable": 36,
+}
+DENOISING = {
+    "dn-dab": {"label_enc.weight": [92, 255]},
+    "dn-dab-deformable": {"label_enc.weight": [92, 255], "tgt_embed.weight": [300, 255]},
+}
+"""How DN-DETR's files differ from those of the detectors that it denoises (its `DABDETR.py`, `dab_deformable_detr.py`);
+`benchmarks/official_code.py` loads what their modules hold."""
 
 
 def shapes_of(shared: Path, layout: str) -> dict[str, list[int]]:
-    return json.loads((shared / "checkpoint-layouts" / f"{layout}.json").read_text(encoding="utf-8"))
+    file = shared / "checkpoint-layouts" / f"{layout.removeprefix('dn-')}.json"
+    return json.loads(file.read_text(encoding="utf-8")) | DENOISING.get(layout, {})
 
 
 def random_file(shared: Path, layout: str) -> dict[str, Tensor]:
@@ -42,7 +60,7 @@ def random_file(shared: Path, layout: str) -> dict[str, Tensor]:
     for key in tensors:
         first = key.replace("transformer.decoder.bbox_embed", "bbox_embed")
         first = first.replace("transformer.decoder.class_embed", "class_embed")
-        if layout == "deformable":
+        if layout in ("deformable", "dino"):
             first = re.sub(r"(class|bbox)_embed\.\d", r"\1_embed.0", first)
         tensors[key] = tensors[first]
     return tensors
@@ -153,11 +171,47 @@ def test_more_patterns_and_other_classes_and_queries(shared: Path) -> None:
         official.import_tensors(tensors, "checkpoint.pth", "dab-r50")
 
 
+@pytest.mark.parametrize(
+    ("num_patterns", "dilation", "preset"),
+    [(0, False, "dn-dab-r50"), (0, True, "dn-dab-r50-dc5"), (3, True, "dn-dab-r50-dc5-3patterns")],
+)
+def test_denoising_is_told_by_its_embedding(shared: Path, num_patterns: int, dilation: bool, preset: str) -> None:
+    tensors = random_file(shared, "dn-dab")
+    if num_patterns:
+        tensors["transformer.patterns.weight"] = torch.randn(num_patterns, 256)
+    checkpoint, _ = official.import_with_report(tensors, "checkpoint.pth", None, {"dilation": dilation})
+    assert checkpoint.preset == preset
+    with pytest.raises(InputError, match="denoising is True in the weights and False in dab-r50"):
+        official.import_tensors(tensors, "checkpoint.pth", "dab-r50")
+    with pytest.raises(InputError, match="denoising is False in the weights and True in dn-dab-r50"):
+        official.import_tensors(random_file(shared, "dab"), "checkpoint.pth", "dn-dab-r50")
+
+
 def test_equal_heads_in_the_decoder_still_mean_refinement(shared: Path) -> None:
     """A refining model before its training: its heads are clones, but they stand in the decoder."""
     tensors = random_file(shared, "deformable-refine")
     tensors = {key: tensors[re.sub(r"(class|bbox)_embed\.\d", r"\1_embed.0", key)] for key in tensors}
     assert official.import_tensors(tensors, "checkpoint.pth").preset == "deformable-refine-r50"
+
+
+def test_a_dino_whose_layers_have_heads_of_their_own(shared: Path) -> None:
+    """A setting of the official code; one head of ours must not silently stand for six of theirs."""
+    tensors = random_file(shared, "dino")
+    tensors["class_embed.3.bias"] = tensors["transformer.decoder.class_embed.3.bias"] = torch.randn(91)
+    with pytest.raises(InputError, match="heads_apart is True in the weights and False in dino-r50"):
+        official.import_tensors(tensors, "checkpoint.pth")
+
+
+def test_a_dino_of_other_classes_and_queries(shared: Path) -> None:
+    tensors = random_file(shared, "dino") | {"transformer.tgt_embed.weight": torch.randn(40, 256)}
+    for key, value in tensors.items():
+        if "class_embed" in key:
+            tensors[key] = value[:7]
+    tensors["label_enc.weight"] = torch.randn(8, 256)
+    checkpoint = official.import_tensors(tensors, "checkpoint.pth")
+    assert checkpoint.preset == "dino-r50"
+    assert (checkpoint.config["num_classes"], checkpoint.config["num_queries"]) == (7, 40)
+    assert checkpoint.build().contents.shape == (40, 256)
 
 
 def test_counters_of_batch_norm_are_left_out(shared: Path) -> None:
@@ -227,6 +281,10 @@ def test_coco_names_are_those_of_the_data_set(shared: Path) -> None:
         ("deformable", "transformer.decoder.layers.1.norm1.bias", "decoder.1.cross_attention_norm.bias"),
         ("deformable", "transformer.decoder.layers.1.norm2.bias", "decoder.1.self_attention_norm.bias"),
         ("dab_deformable", "transformer.decoder.layers.1.norm1.bias", "decoder.1.cross_attention_norm.bias"),
+        ("dino", "transformer.decoder.layers.1.norm1.bias", "decoder.1.cross_attention_norm.bias"),
+        ("dino", "transformer.enc_output.bias", "selection.token_projection.bias"),
+        ("dino", "transformer.enc_out_bbox_embed.layers.2.bias", "selection.box_head.4.bias"),
+        ("dino", "bbox_embed.2.layers.2.bias", "box_heads.2.4.bias"),
         ("stacked", "mytransformer2.decoder.layers.1.norm2.bias", "stacks.1.decoder.1.cross_attention_norm.bias"),
         ("stacked", "mytransformer1.encoder.layers.2.norm2.bias", "stacks.0.encoder.2.feedforward_norm.bias"),
         # squares of one width, which a shape cannot tell apart

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr, detrove, stacked
+from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr, detrove, dino, stacked
 from detrove.nn.deformable_attention import DeformableAttention
 
 SMALL = {"backbone": "resnet18", "dim": 64, "feedforward_dim": 96, "num_classes": 5}
@@ -68,7 +68,7 @@ def test_deformable_heads(refine, two_stage):
         assert box_head.last.bias.tolist() == [0.0, 0.0, *([-2.0, -2.0] if small else [0.0, 0.0])]
 
 
-@pytest.mark.parametrize("file", [deformable, dab_deformable, detrove])
+@pytest.mark.parametrize("file", [deformable, dab_deformable, detrove, dino])
 def test_sampling_starts_on_the_ring_after_everything_else(file):
     model = file.build(replace(file.Config(), **SMALL))
     blocks = [module for module in model.modules() if isinstance(module, DeformableAttention)]
@@ -78,6 +78,22 @@ def test_sampling_starts_on_the_ring_after_everything_else(file):
         torch.testing.assert_close(block.sampling_offsets.bias, fresh.sampling_offsets.bias)
         assert not block.sampling_offsets.weight.any()
         assert not block.attention_weights.weight.any()
+
+
+def test_dino_contents_are_xavier_and_heads_start_alike():
+    model = dino.build(replace(dino.Config(), **SMALL))
+    limit = (6 / (900 + 64)) ** 0.5
+    assert 0.9 * limit < model.contents.abs().max() <= limit
+    assert len({id(head) for head in (*model.class_heads, *model.box_heads)}) == 2
+    for own, first in (
+        (model.selection.class_head, model.class_heads[0]),
+        (model.selection.box_head, model.box_heads[0]),
+    ):
+        assert own is not first
+        assert all(torch.equal(a, b) for a, b in zip(own.parameters(), first.parameters(), strict=True))
+    torch.testing.assert_close(model.selection.class_head.bias.sigmoid(), torch.full((5,), 0.01))
+    assert not model.box_heads[0].last.weight.any()
+    assert not model.box_heads[0].last.bias.any()
 
 
 def test_deformable_references_and_levels():

@@ -25,6 +25,7 @@ PARENTS = {
     "stacked": "detr",
     "dab": "conditional",
     "dab_deformable": "deformable",
+    "dino": "dab_deformable",
     "detrove": "deformable",
 }
 
