@@ -52,8 +52,8 @@ class FoldedConvolution(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
-        self.register_buffer("bias", bias)
+        self.register_buffer("weight", weight.detach().contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias.detach())
         assert not isinstance(convolution.padding, str)
         self.stride, self.padding = list(convolution.stride), list(convolution.padding)
         self.dilation, self.groups = list(convolution.dilation), convolution.groups

@@ -19,7 +19,8 @@ from detrove.nn.attention import MultiHeadAttention, merge_heads, split_heads
 from detrove.nn.backbone import Backbone, Level, resize_mask
 from detrove.nn.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
 from detrove.nn.deformable_attention import DeformableAttention
-from detrove.nn.folding import fold_trunk, onednn_computes
+from detrove.nn.folding import FoldedConvolution, fold_trunk, is_plain, onednn_computes
+from detrove.nn.linear import Linear
 from detrove.nn.sampling import Shapes, sample_levels
 from detrove.nn.transformer import MLP, EncoderLayer, FeedForward
 from detrove.structures import ImageBatch
@@ -279,6 +280,18 @@ def _fused_encoder_layer(source: EncoderLayer, precision: torch.dtype) -> nn.Mod
     return source
 
 
+def _fused_linear(source: nn.Linear, precision: torch.dtype) -> nn.Module:
+    return packed([source], precision)
+
+
+def _fused_convolution(source: nn.Conv2d, precision: torch.dtype) -> nn.Module:  # noqa: ARG001
+    """Outside the trunk there are few: they stay in the type of what comes in."""
+    if not is_plain(source):
+        return source
+    bias = source.weight.new_zeros(len(source.weight)) if source.bias is None else source.bias
+    return FoldedConvolution(source, source.weight, bias)
+
+
 SWAPS: dict[type[nn.Module], Callable[[Any, torch.dtype], nn.Module]] = {
     Backbone: FusedBackbone,
     EncoderLayer: _fused_encoder_layer,
@@ -288,7 +301,9 @@ SWAPS: dict[type[nn.Module], Callable[[Any, torch.dtype], nn.Module]] = {
     DeformableAttention: FusedDeformableAttention,
     FeedForward: FusedFeedForward,
     MLP: _fused_mlp,
-    nn.Linear: lambda source, precision: packed([source], precision),
+    nn.Conv2d: _fused_convolution,
+    nn.Linear: _fused_linear,
+    Linear: _fused_linear,
 }
 """What stands in for a block of each type."""
 
