@@ -29,6 +29,7 @@ RUN_SETTINGS = (
     "rectangular",
     "cache",
     "mixed_precision",
+    "recompute",
     "empty_tiles",
 )
 MODEL_PREFIX = "model."
@@ -47,7 +48,9 @@ class TrainingConfig:
     `epochs` or `minutes` of training time, the other is None. Where `val_split` is None, `val_fraction` of the training
     pictures are held out to validate on. `workers` are processes that load pictures; `rectangular` batches hold
     pictures of similar shape; `cache` is how much of the decoded pictures to keep, as "2GB"; `mixed_precision` is "no"
-    or "bf16". `backbone_weights` is a file, "pretrained" or None. Where there is a `tiling`, large pictures are trained
+    or "bf16"; with `recompute` the transformer's layers keep nothing for backward and are computed twice, which takes
+    less memory and more time. `backbone_weights` is a file, "pretrained" or None. Where there is a `tiling`, large
+    pictures are trained
     on and looked at in tiles, and `empty_tiles` is the part of those trained on that may be without objects.
     """
 
@@ -68,6 +71,7 @@ class TrainingConfig:
     rectangular: bool = False
     cache: str | None = None
     mixed_precision: str = "no"
+    recompute: bool = False
     tiling: Tiling | None = None
     empty_tiles: float = EMPTY_SHARE
     preprocessing: Preprocessing = field(default_factory=Preprocessing)

@@ -24,6 +24,7 @@ from detrove.errors import InputError
 from detrove.losses.criterion import Criterion
 from detrove.memory import freed_memory_kept
 from detrove.models.preset import Recipe
+from detrove.nn.recompute import recompute_layers
 from detrove.structures import ImageBatch, Predictions, Proposals, Targets
 from detrove.training.clock import TrainingClock
 from detrove.training.config import TrainingConfig
@@ -98,6 +99,8 @@ class Trainer:
         self.accelerator = Accelerator()
         model = model.to(self.accelerator.device)
         self.average = MovingAverage(model, self.recipe.ema_decay) if self.recipe.ema_decay else None
+        if config.recompute:
+            recompute_layers(model)
         self.optimizer = build_optimizer(model, self.recipe)
         self.model, self.prepared_optimizer = self.accelerator.prepare(model, self.optimizer)
         self.loader = training_loader(

@@ -42,6 +42,15 @@ def test_the_loss_falls(trained):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_recomputed_layers_learn_the_same(squares, tmp_path, tiny_options):
+    losses = []
+    for recompute in (False, True):
+        output = tmp_path / str(recompute)
+        train(squares, **tiny_options(output, epochs=2, settings={"recompute": recompute}))
+        losses.append([line["loss"] for line in lines_of(output)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_the_run_folder_is_complete(trained):
     names = {entry.name for entry in trained.output.iterdir()}
     assert names >= {"config.yaml", "labels.json", "metrics.jsonl", "last", "best.safetensors"}
