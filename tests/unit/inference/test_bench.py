@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detrove.export import optimize
 from detrove.inference import Detector
 from detrove.inference.bench import machine, measure, stages
 from detrove.inference.bench.measure import _Rounds
@@ -49,9 +50,11 @@ def test_laps_of_a_stage_add_up_and_leave_nothing_out(monkeypatch: pytest.Monkey
     assert timeline.seconds == {"encoder": 6.0, "decoder": 3.0}
 
 
+@pytest.mark.parametrize("optimised", [False, True])
 @pytest.mark.parametrize("name", [name for name in catalogue.preset_names() if name.endswith("-nano")])
-def test_every_kind_of_detector_is_told_apart(name: str, photo: Path) -> None:
-    rounds = _Rounds(toy(name), [photo], CPU)
+def test_every_kind_of_detector_is_told_apart(name: str, optimised: bool, photo: Path) -> None:
+    detector = toy(name)
+    rounds = _Rounds(optimize(detector) if optimised else detector, [photo], CPU)
     rounds.warm_up()
     start = time.perf_counter()
     seconds = rounds.run()

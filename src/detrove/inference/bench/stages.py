@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from detrove.inference.bench.machine import synchronise
-from detrove.nn.backbone import Backbone
 
 STAGES = ("decode", "preprocess", "trunk", "encoder", "decoder", "model", "postprocess")
 """In their order. "model" stands for trunk, encoder and decoder where an engine does not let them be told apart.
@@ -52,8 +51,9 @@ def watch_model(model: nn.Module | None, timeline: Timeline) -> Iterator[Callabl
     """
     handles = []
     if model is not None:
-        for module in model.modules():
-            if isinstance(module, Backbone):
+        # by name: an engine's copy of a model keeps the names and has other modules under them
+        for path, module in model.named_modules():
+            if path == "backbone":
                 handles.append(module.register_forward_hook(lambda *_: timeline.lap("trunk")))
         for layers in _decoders(model):
             handles.append(layers[0].register_forward_pre_hook(lambda *_: timeline.lap("encoder")))
