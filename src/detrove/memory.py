@@ -11,11 +11,12 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
-"""mallopt's names for: the free bytes at the end that are handed back, how much more is asked for than needed, how many
-pieces may be had from the system one by one."""
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX = -1, -2, -3, -4
+"""mallopt's numbers for: the free bytes at the end that are handed back, how much more is asked for than needed, from
+which size a piece is had from the system by itself, how many pieces may be had so."""
 KEEP = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * 2**20, MMAP_MAX: 0}
-USUAL = {TRIM_THRESHOLD: 128 * 2**10, TOP_PAD: 128 * 2**10, MMAP_MAX: 65536}
+USUAL = {TRIM_THRESHOLD: 64 * 2**20, TOP_PAD: 128 * 2**10, MMAP_THRESHOLD: 32 * 2**20, MMAP_MAX: 65536}
+"""What glibc's own adapting arrives at after pieces of more than 32 MiB; it no longer adapts once it was told."""
 
 
 @contextmanager
