@@ -21,6 +21,7 @@ SAME_SHAPES = {
     "conditional-r101": {"conditional-r101-dc5"},
     "dab-r50": {"dab-r50-dc5", "dab-r50-dc5-fixxy"},
     "dab-r50-3patterns": {"dab-r50-dc5-3patterns"},
+    "dn-dab-r50": {"dn-dab-r50-dc5"},
 }
 """The published detectors that only a name or the training's settings tell apart."""
 
@@ -42,7 +43,10 @@ def test_shapes_tell_nothing_wrong(preset: str) -> None:
     detector, tensors = tensors_of(preset)
     config = catalogue.preset(preset).config
     facts = facts_of(detector, tensors)
-    assert facts == {key: getattr(config, key) for key in facts}
+    settings = {key: getattr(config, key) for key in facts}
+    if "denoising" in settings:
+        settings["denoising"] = settings["denoising"] is not None  # not with how much noise
+    assert facts == settings
     assert {"num_classes", "dim", "feedforward_dim"} <= facts.keys()
     assert ("num_queries" in facts) != ("two-stage" in preset)  # there the encoder's proposals are the queries
     assert ("backbone" in facts) == config.backbone.startswith("resnet")
