@@ -19,14 +19,15 @@ pytest.importorskip("onnxscript")
 
 
 @pytest.fixture(autouse=True)
-def _written_once(file, monkeypatch):
+def _written_once(request, monkeypatch):
     """An export takes seconds: all tests here share one file, copied to where it is wanted."""
-    monkeypatch.setattr(engines, "export_onnx", lambda _, path: shutil.copy(file, path))
+    monkeypatch.setattr(engines, "export_onnx", lambda _, path: shutil.copy(request.getfixturevalue("file"), path))
 
 
 PACKAGES = {"onnxruntime": OnnxRuntimeEngine, "openvino": OpenVinoEngine}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", PACKAGES)
 def test_an_optimised_detector_predicts_the_same(detector, engine):
     pytest.importorskip(engine)
@@ -44,6 +45,7 @@ def test_an_optimised_detector_predicts_the_same(detector, engine):
         fast.predict(pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", PACKAGES)
 def test_answers_are_not_overwritten_by_the_next(detector, engine):
     pytest.importorskip(engine)
@@ -72,6 +74,7 @@ def test_an_engine_that_answers_otherwise_is_refused_with_numbers(detector, monk
                 truth = detector.model.eval()(images)
             return Predictions(truth.logits[-1:] + 0.5, truth.boxes[-1:])
 
+    monkeypatch.setattr(engines, "export_onnx", lambda *_: None)
     monkeypatch.setattr(engines, "_open", lambda *_: Liar())
     with pytest.raises(InputError, match=r"onnxruntime does not answer as the model does: logits 0\.5 apart"):
         engines.exported_engine(detector, "onnxruntime")
@@ -88,6 +91,7 @@ def test_precisions_that_an_engine_lacks_are_refused(detector, monkeypatch, tmp_
         OpenVinoEngine(tmp_path / "none.onnx", "bfloat16")
 
 
+@pytest.mark.slow
 def test_bfloat16_where_the_cpu_has_it(detector):
     openvino = pytest.importorskip("openvino")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

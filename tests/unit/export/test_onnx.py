@@ -20,6 +20,7 @@ def test_pooling_by_products_is_adaptive_pooling(size_in, size_out):
     torch.testing.assert_close(export.adaptive_average(x, size_out), F.adaptive_avg_pool2d(x, size_out))
 
 
+@pytest.mark.slow
 def test_named_axes_and_nothing_but_standard_operators(file):
     content = onnx.load(file)
     axes = {
@@ -36,6 +37,7 @@ def test_named_axes_and_nothing_but_standard_operators(file):
     assert {node.domain for node in content.graph.node} <= {""}
 
 
+@pytest.mark.slow
 def test_a_fixed_shape_and_the_model_is_left_as_it_was(detector, tmp_path):
     before, training = sampling_way("cpu"), detector.model.training
     path = export.export_onnx(detector.model, tmp_path / "toy.onnx", shape=(1, 64, 96))
