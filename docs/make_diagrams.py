@@ -260,6 +260,33 @@ DAB = Diagram(
     extra=22,
 )
 
+DN = Diagram(
+    "DN-DETR",
+    {
+        **{name: Node(node.column, node.row, node.title, node.lines) for name, node in DAB.nodes.items()},
+        "queries": Node(0, 1, "300 anchors", ("x, y, w, h: learned", 'content: "no class",', "bit 0"), True),
+        "self": Node(
+            2, 1, "self-attention", ("queries see no noise,", "groups not each other;", "noise sees queries"), True
+        ),
+        "noised": Node(
+            0, 2, "5 noised groups", ("in training: box moved,", "content its label, maybe", "a wrong one; bit 1"), True
+        ),
+        "restored": Node(
+            5, 2, "restored", ("box and class of an", "object that is known:", "nothing is matched"), True
+        ),
+    },
+    (
+        *FLOW,
+        Arrow("queries", "right", "reference", "left"),
+        Arrow("reference", "right", "self", "left"),
+        Arrow("noised", "top", "queries", "bottom", new=True),
+        Arrow("heads", "bottom", "restored", "top", new=True),
+        Arrow("heads", "bottom", "reference", "bottom", "every layer moves the anchor; the next gets it detached"),
+    ),
+    DECODER,
+    legend="new against DAB-DETR",
+)
+
 DEFORMABLE_NODES = {
     "trunk": Node(0, 0, "trunk", ("picture →", "ResNet-50 → C3, C4, C5", "strides 8, 16, 32"), True),
     "tokens": Node(1, 0, "four levels", ("strides 8 to 64", "+ sine position", "+ level embedding"), True),
@@ -415,6 +442,7 @@ DIAGRAMS = {
     "conditional": CONDITIONAL,
     "dab": DAB,
     "dab_deformable": DAB_DEFORMABLE,
+    "dn": DN,
     "dino": DINO,
     "stacked": STACKED,
     "detrove": DETROVE,

@@ -323,7 +323,7 @@ LAYOUTS = {
             "normalize_before": False,
             "sine_position_embedding_scale": None,
         },
-        ours_fixed={"num_coordinates": 4, "modulate": True, "anchor_temperature": 10000.0},
+        ours_fixed={"num_coordinates": 4, "modulate": True, "anchor_temperature": 10000.0, "denoising": None},
     ),
 }
 """By the name of our detector's file."""
