@@ -9,11 +9,12 @@ what noise as weights makes of rounding alone.
 
     python benchmarks/official_code.py ../shared --code FOLDER
 
-FOLDER holds checkouts named detr, Deformable-DETR, ConditionalDETR, DAB-DETR (IDEA-Research) and sdetr; they are no
-part of this project, and nothing in them is changed. What they want and a present-day environment lacks is put in their
-way from outside: stand-ins for packages that detection does without, an old version number of torchvision, a trunk
-without download, and their own pure-PyTorch form of deformable attention for their compiled one. In float64 their
-explicit float32 is raised too, so that what remains is rounding.
+FOLDER holds checkouts named detr, Deformable-DETR, ConditionalDETR, DAB-DETR, DN-DETR, DINO (these three of
+IDEA-Research) and sdetr; they are no part of this project, and nothing in them is changed. What they want and a
+present-day environment lacks is put in their way from outside: stand-ins for packages that detection does without, an
+old version number of torchvision, a trunk without download, no move to a GPU, and their own pure-PyTorch form of
+deformable attention for their compiled one. In float64 their explicit float32 is raised too, so that what remains is
+rounding. Detectors that train by denoising are also compared in training, both shown the same noised objects.
 
 Weights are seeded noise unless `--weights` names an official file (with the one form it belongs to).
 """
@@ -28,12 +29,13 @@ import json
 import math
 import re
 import resource
+import runpy
 import subprocess
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -46,22 +48,41 @@ import detrove
 from detrove.checkpoints.official import import_tensors
 from detrove.data import evaluation_sample, open_dataset
 from detrove.losses import match
-from detrove.structures import ImageBatch, Predictions, Preprocessing, Proposals, Targets
+from detrove.models import denoising
+from detrove.models.denoising import Noise
+from detrove.structures import Denoised, ImageBatch, Predictions, Preprocessing, Proposals, Targets
 
+LABEL_NOISE = {1: 0.2, 2: 0.25}
+"""The share of new labels, by how many draws move boxes: DN-DETR's and DINO's."""
+DENOISING_TERMS = ("{}_dn{}", "tgt_{}{}")
+"""What DINO and DN-DETR call the term of a noised object, from the term's name and the layer's suffix."""
 TERMS = {"loss_ce": "class", "loss_bbox": "box", "loss_giou": "giou"}
 PUBLISHED_SHORTER, PUBLISHED_LONGER = 800, 1333
 
 
 @dataclass(frozen=True)
 class Form:
-    """A published form: the checkout, the function that builds it, and what its command line says beside defaults."""
+    """A published form: the checkout, the function that builds it, and what its command line says beside defaults.
+
+    `noise` is the module of theirs that noises objects, for a detector that trains by denoising. `by_rank`: queries
+    have contents by the rank of their token's score, so that scores that differ by rounding only may exchange contents;
+    in float32 both sides are then given the same choice, and how their own would have differed is told.
+    """
 
     folder: str
     arguments: tuple[str, ...] = ()
     builder: str = "build_model"
+    noise: str = ""
+    by_rank: bool = False
 
 
+_DINO = ("build_model_main", "models.dino.dn_components", True)
 _DAB = ("--modelname", "dab_detr", "--coco_path", "")
+_DN_DAB = ("--modelname", "dn_dab_detr", "--coco_path", "", "--use_dn")
+_DN_DEFORMABLE = (
+    *("--modelname", "dn_dab_deformable_detr", "--coco_path", "", "--use_dn"),
+    *("--transformer_activation", "relu"),
+)
 FORMS = {
     "detr-r50": Form("detr"),
     "detr-r50-dc5": Form("detr", ("--dilation",)),
@@ -78,6 +99,18 @@ FORMS = {
     "dab-deformable-r50": Form(
         "DAB-DETR", ("--modelname", "dab_deformable_detr", "--coco_path", ""), "build_dab_deformable_detr"
     ),
+    "dn-dab-r50": Form("DN-DETR", _DN_DAB, "build_DABDETR", "models.DN_DAB_DETR.dn_components"),
+    "dn-dab-r50-dc5-3patterns": Form(
+        "DN-DETR",
+        (*_DN_DAB, "--dilation", "--num_patterns", "3"),
+        "build_DABDETR",
+        "models.DN_DAB_DETR.dn_components",
+    ),
+    "dn-dab-deformable-r50": Form(
+        "DN-DETR", _DN_DEFORMABLE, "build_dab_deformable_detr", "models.dn_dab_deformable_detr.dn_components"
+    ),
+    "dino-r50": Form("DINO", ("--config_file", "config/DINO/DINO_4scale.py"), *_DINO),
+    "dino-r50-5scale": Form("DINO", ("--config_file", "config/DINO/DINO_5scale.py"), *_DINO),
     "stacked-r50": Form("sdetr"),
 }
 
@@ -131,6 +164,41 @@ class _DoubleTorch:
         return torch.float64 if name in ("float32", "float") else getattr(torch, name)
 
 
+class _DrawsKept:
+    """torch for their module that noises objects: what it draws at random is kept."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.draws: list[Tensor] = []
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.inner, name)
+        if name not in ("rand_like", "randint_like"):
+            return function
+
+        def draw(like: Tensor, *arguments: Any, dtype: torch.dtype | None = None, **keywords: Any) -> Tensor:
+            # in float64 always, so that it is the same noise in every precision
+            drawn = function(like.double() if like.is_floating_point() else like, *arguments, **keywords)
+            drawn = drawn.to(like.dtype if dtype is None else dtype)
+            self.draws.append(drawn.clone())
+            return drawn
+
+        return draw
+
+
+@contextmanager
+def _on_the_cpu() -> Iterator[None]:
+    """Where their code says "cuda", nothing moves."""
+    move = Tensor.to
+
+    def stay(tensor: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        wanted: list[Any] = ["cpu" if isinstance(argument, str) else argument for argument in arguments]
+        return move(tensor, *wanted, **keywords)
+
+    with mock.patch.object(Tensor, "cuda", lambda tensor: tensor), mock.patch.object(Tensor, "to", stay):
+        yield
+
+
 class OfficialCode:
     """One official checkout, imported; a process can hold only one, because all call their packages the same."""
 
@@ -143,6 +211,7 @@ class OfficialCode:
         sys.modules.setdefault("torch._overrides", torch.overrides)
         with old_version, old_linear:
             self.main: Any = importlib.import_module("main")
+            importlib.import_module("models")  # DINO's main would do so later
         if not Path(str(self.main.__file__)).is_relative_to(self.folder):
             raise SystemExit(f"{self.folder} holds no main.py")
         for module in self._modules():
@@ -158,7 +227,9 @@ class OfficialCode:
 
     def build(self, form: Form) -> tuple[nn.Module, Any]:
         """Their detector, in evaluation mode, and their criterion."""
-        options = self.main.get_args_parser().parse_args([*form.arguments, "--device", "cpu"])
+        self.options = options = self.main.get_args_parser().parse_args([*form.arguments, "--device", "cpu"])
+        if hasattr(options, "config_file"):
+            vars(options).update(runpy.run_path(str(self.folder / options.config_file)))
         original = torchvision.models.resnet50
 
         def without_download(pretrained: bool = False, **keywords: Any) -> nn.Module:
@@ -168,6 +239,24 @@ class OfficialCode:
         with mock.patch.object(torchvision.models, "resnet50", without_download):
             model, criterion, _ = getattr(self.main, form.builder)(options)
         return model.eval(), criterion
+
+    def answers(self, model: nn.Module, images: ImageBatch, objects: list[Any]) -> tuple[Any, tuple[Any, ...]]:
+        """Their outputs, in training mode of noised objects too, and what their criterion is told beside the objects.
+
+        DN-DETR is told in its own way how to noise, and tells it in another than DINO.
+        """
+        batch, options = self.batch(images), self.options
+        if not hasattr(options, "label_noise_scale"):
+            return model(batch, objects) if model.training else model(batch), ()
+        settings = options.num_patterns
+        if model.training:
+            settings = (objects, options.scalar, options.label_noise_scale, options.box_noise_scale, settings)
+        outputs, noised = model(batch, dn_args=settings)
+        if noised is not None:
+            logits, boxes = noised["output_known_lbs_bboxes"]
+            layers = [{"pred_logits": a, "pred_boxes": b} for a, b in zip(logits, boxes, strict=True)]
+            outputs["dn_meta"] = {"output_known_lbs_bboxes": {**layers[-1], "aux_outputs": layers[:-1]}}
+        return outputs, (noised,)
 
     @contextmanager
     def precision(self, dtype: torch.dtype) -> Iterator[None]:
@@ -186,6 +275,17 @@ class OfficialCode:
             torch.set_default_dtype(torch.float32)
             for module in modules:
                 module.torch = torch
+
+    @contextmanager
+    def draws_kept(self, form: Form) -> Iterator[list[Tensor]]:
+        """What their code draws at random to noise objects, in its order."""
+        if not form.noise:
+            yield []
+            return
+        module = importlib.import_module(form.noise)
+        keeper = _DrawsKept(vars(module)["torch"])
+        with mock.patch.object(module, "torch", keeper):
+            yield keeper.draws
 
     def batch(self, images: ImageBatch) -> Any:
         """The pictures in their structure."""
@@ -230,16 +330,18 @@ def fill_with_noise(model: nn.Module, seed: int) -> None:
             tensor.mul_(scale).add_(0.1 * scale * noise)
         if key.endswith("attn.in_proj_weight"):
             tensor[: 2 * tensor.shape[1]] *= 3.0  # queries and keys
-    if getattr(model, "two_stage", False):
+    if hasattr(model.transformer, "enc_output"):
         keep_padding_unchosen(model)
 
 
 @torch.no_grad()
 def keep_padding_unchosen(model: Any) -> None:
     """Cells that do not count all look alike: let them score low, or they may be all that is chosen as queries."""
-    alike = model.transformer.enc_output_norm(model.transformer.enc_output.bias)
-    scores = model.class_embed[-1].weight[0]
-    scores -= alike * (scores @ alike + 3) / (alike @ alike)
+    transformer = model.transformer
+    alike = transformer.enc_output_norm(transformer.enc_output.bias)
+    own_head = getattr(transformer, "enc_out_class_embed", None)  # DINO chooses by all classes, others by the first
+    scores = model.class_embed[-1].weight[:1] if own_head is None else own_head.weight
+    scores -= (scores @ alike + 3)[:, None] * alike / (alike @ alike)
 
 
 def load_official_file(model: nn.Module, file: Path) -> None:
@@ -277,52 +379,94 @@ def real_pictures(shared: Path, image_ids: Sequence[int], shorter: int) -> tuple
 class Outcome:
     """What one side computes: predictions, loss terms (L,) by our names, their weighted sum, the pairs of every layer.
 
-    `cells` (B, Q) are the tokens that a two-stage detector's queries come from, else None.
+    `cells` (B, Q) are the tokens that a two-stage detector chose for its queries, in their order, else None; it went on
+    with `instead` where those are given.
     """
 
     predictions: Predictions
     terms: dict[str, Tensor]
     total: Tensor
     pairs: list[set[tuple[int, int, int]]]
-
-    @property
-    def cells(self) -> Tensor | None:
-        """The proposals that the queries come from, as the official code chooses them."""
-        if self.predictions.encoder is None:
-            return None
-        return self.predictions.encoder.logits[..., 0].topk(self.predictions.logits.shape[2], dim=1).indices
+    cells: Tensor | None
+    instead: Tensor | None
 
     def by_cell(self) -> tuple[Tensor, Tensor]:
         """Logits and boxes in the order of their cells: scores that differ by rounding only may change places."""
-        logits, boxes, cells = self.predictions.logits, self.predictions.boxes, self.cells
-        if cells is None:
-            return logits, boxes
-        order = cells.argsort(dim=1)[None, :, :, None].expand(len(logits), -1, -1, -1)
-        return logits.take_along_dim(order, dim=2), boxes.take_along_dim(order, dim=2)
+        return self._ordered(self.predictions.logits), self._ordered(self.predictions.boxes)
+
+    def proposals_by_cell(self) -> tuple[Tensor, Tensor]:
+        """The same of proposals, which are of all cells in their order or of the chosen ones only."""
+        proposals = self.predictions.encoder
+        assert proposals is not None
+        if proposals.logits.shape[1] != self.predictions.logits.shape[2]:
+            return proposals.logits, proposals.boxes
+        return self._ordered(proposals.logits[None])[0], self._ordered(proposals.boxes[None])[0]
+
+    def _ordered(self, values: Tensor) -> Tensor:
+        cells = self.cells if self.instead is None else self.instead
+        return values if cells is None else values.take_along_dim(cells.argsort(dim=1)[None, :, :, None], dim=2)
 
     def pairs_by_cell(self) -> list[set[tuple[int, int, int]]]:
         """Each layer's (picture, query or its cell, object)."""
-        cells = self.cells
+        cells = self.cells if self.instead is None else self.instead
         if cells is None:
             return self.pairs
         return [{(b, int(cells[b, q]), t) for b, q, t in pairs} for pairs in self.pairs]
 
 
+@contextmanager
+def cells_kept(instead: Tensor | None = None) -> Iterator[list[Tensor]]:
+    """The tokens (B, Q) that a two-stage detector makes queries of, when it has run: its only top-k.
+
+    It goes on with `instead` where those are given.
+    """
+    chosen: list[Tensor] = []
+
+    def keeping(topk: Any) -> Any:
+        def keep(*arguments: Any, **keywords: Any) -> Any:
+            found = topk(*arguments, **keywords)
+            chosen.append(found.indices)
+            if instead is None or len(chosen) > 1:  # their criterion, too, has one
+                return found
+            return torch.return_types.topk((found.values, instead))
+
+        return keep
+
+    with mock.patch.object(torch, "topk", keeping(torch.topk)), mock.patch.object(Tensor, "topk", keeping(Tensor.topk)):
+        yield chosen
+
+
 def official_outcome(
-    code: OfficialCode, model: nn.Module, criterion: Any, images: ImageBatch, targets: list[Targets]
+    code: OfficialCode,
+    model: nn.Module,
+    criterion: Any,
+    images: ImageBatch,
+    targets: list[Targets],
+    instead: Tensor | None = None,
 ) -> Outcome:
-    """Their side, by their code alone."""
-    outputs = model(code.batch(images))
+    """Their side, by their code alone; in training mode with noised objects. `instead`: see `cells_kept`."""
     objects = [{"labels": target.labels, "boxes": target.boxes} for target in targets]
-    losses = criterion(outputs, objects)
+    criterion.train(model.training)
+    with _on_the_cpu():
+        with cells_kept(instead) as cells:
+            outputs, noised = code.answers(model, images, objects)
+        losses = criterion(outputs, objects, *noised)
     total = sum(weight * losses[name] for name, weight in criterion.weight_dict.items() if name in losses)
     layers = [*outputs["aux_outputs"], outputs]
     suffixes = [*(f"_{index}" for index in range(len(layers) - 1)), ""]
     terms = {ours: torch.stack([losses[name + suffix] for suffix in suffixes]) for name, ours in TERMS.items()}
-    proposals = None
-    if "enc_outputs" in outputs:
-        proposals = Proposals(outputs["enc_outputs"]["pred_logits"], outputs["enc_outputs"]["pred_boxes"])
-        terms |= {f"encoder_{ours}": losses[f"{name}_enc"].reshape(1) for name, ours in TERMS.items()}
+    proposals = denoised = None
+    for key, suffix in (("enc_outputs", "enc"), ("interm_outputs", "interm")):
+        if key in outputs:
+            proposals = Proposals(outputs[key]["pred_logits"], outputs[key]["pred_boxes"])
+            terms |= {f"encoder_{ours}": losses[f"{name}_{suffix}"].reshape(1) for name, ours in TERMS.items()}
+    if outputs.get("dn_meta"):
+        denoised = official_denoised(outputs["dn_meta"]["output_known_lbs_bboxes"])
+        pattern = next(each for each in DENOISING_TERMS if each.format("loss_ce", "") in losses)
+        terms |= {
+            f"denoising_{ours}": torch.stack([losses[pattern.format(name, suffix)] for suffix in suffixes])
+            for name, ours in TERMS.items()
+        }
     logits, boxes = (torch.stack([layer[key] for layer in layers]) for key in ("pred_logits", "pred_boxes"))
     pairs = [
         {
@@ -333,18 +477,57 @@ def official_outcome(
         for layer in layers
     ]
     assert isinstance(total, Tensor)
-    return Outcome(Predictions(logits, boxes, proposals), terms, total, pairs)
+    chosen = cells[0] if cells else None
+    return Outcome(Predictions(logits, boxes, proposals, denoised), terms, total, pairs, chosen, instead)
 
 
-def our_outcome(model: nn.Module, images: ImageBatch, targets: list[Targets]) -> Outcome:
-    """Our side."""
-    predictions = model(images)
+def official_denoised(outputs: Mapping[str, Any]) -> Denoised:
+    """What their decoder makes of noised objects; which is which stands in their code alone."""
+    layers = [*outputs["aux_outputs"], outputs]
+    logits, boxes = (torch.stack([layer[key] for layer in layers]) for key in ("pred_logits", "pred_boxes"))
+    nothing = torch.empty(0)
+    return Denoised(logits, boxes, nothing, nothing, 0, per_process=False)
+
+
+def our_noise(draws: Sequence[Tensor], targets: Sequence[Targets]) -> Noise:
+    """What they drew, one row for each copy of each object of the batch, copy by copy, as noise of our slots.
+
+    They draw which labels are flipped, new labels for those alone, and how far boxes move: DN in (0, 1) for both
+    directions, DINO sign and amount apart.
+    """
+    flip, new_labels, *moves = draws
+    shift = moves[0] * 2 - 1 if len(moves) == 1 else (moves[0] * 2 - 1) * moves[1]
+    counts = [len(target) for target in targets]
+    copies = len(flip) // sum(counts)
+    most = max(counts)
+    picture = torch.cat([torch.full((count,), index) for index, count in enumerate(counts)]).repeat(copies)
+    place = torch.cat([torch.arange(count) for count in counts])
+    slot = (place + most * torch.arange(copies)[:, None]).flatten()
+    shape = (len(counts), copies * most)
+    noise = Noise(flip.new_ones(shape), torch.zeros(shape, dtype=torch.int64), shift.new_zeros(*shape, 4))
+    flipped = flip < LABEL_NOISE[len(moves)]
+    noise.flip[picture, slot] = flip
+    noise.label[picture[flipped], slot[flipped]] = new_labels
+    noise.shift[picture, slot] = shift
+    return noise
+
+
+def our_outcome(
+    model: nn.Module,
+    images: ImageBatch,
+    targets: list[Targets],
+    noise: Noise | None = None,
+    instead: Tensor | None = None,
+) -> Outcome:
+    """Our side; in training mode with that noise. `instead`: see `cells_kept`."""
+    with cells_kept(instead) as cells, mock.patch.object(denoising, "draw_noise", return_value=noise):
+        predictions = model(images, targets)
     criterion = detrove.criterion_for(model)
     terms = criterion(predictions, targets)
     matches = match(predictions.logits, predictions.boxes, targets, criterion.cost)
     columns = (matches.picture.tolist(), matches.query.tolist(), matches.target.tolist())
     pairs = [set(zip(*layer, strict=True)) for layer in zip(*columns, strict=True)]
-    return Outcome(predictions, terms, criterion.total(terms), pairs)
+    return Outcome(predictions, terms, criterion.total(terms), pairs, cells[0] if cells else None, instead)
 
 
 def largest_difference(ours: Tensor, theirs: Tensor) -> float:
@@ -372,15 +555,20 @@ def compare(ours: Outcome, theirs: Outcome) -> dict[str, Any]:
     if set(ours.terms) != set(theirs.terms):
         raise SystemExit(f"loss terms differ: ours {sorted(ours.terms)}, theirs {sorted(theirs.terms)}")
     if ours.predictions.encoder is not None and theirs.predictions.encoder is not None:
-        result["proposal_logits"] = largest_difference(
-            ours.predictions.encoder.logits, theirs.predictions.encoder.logits
-        )
-        result["proposal_boxes"] = largest_difference(ours.predictions.encoder.boxes, theirs.predictions.encoder.boxes)
+        (our_logits, our_boxes), (logits, boxes) = ours.proposals_by_cell(), theirs.proposals_by_cell()
+        result["proposal_logits"] = largest_difference(our_logits, logits)
+        result["proposal_boxes"] = largest_difference(our_boxes, boxes)
         our_cells, cells = ours.cells, theirs.cells
         assert our_cells is not None
         assert cells is not None
         result["queries_out_of_order"] = int((our_cells != cells).sum())
+        if ours.instead is not None:
+            result["queries_given"] = cells.numel()
         result["queries_elsewhere"] = int((our_cells.sort(dim=1).values != cells.sort(dim=1).values).sum())
+    if ours.predictions.denoising is not None and theirs.predictions.denoising is not None:
+        our_part, part = ours.predictions.denoising, theirs.predictions.denoising
+        result["denoised_logits"] = largest_difference(our_part.logits, part.logits)
+        result["denoised_boxes"] = largest_difference(our_part.boxes, part.boxes)
     return result
 
 
@@ -444,25 +632,49 @@ def examine(name: str, options: argparse.Namespace) -> dict[str, Any]:
     result |= {"size": list(images.pixels.shape[2:]), "objects": [len(target) for target in targets]}
     with torch.no_grad():
         official = official_outcome(code, theirs, criterion, images, targets)
-        result["full"] = compare(our_outcome(ours, images, targets), official)
+        instead = official.cells if form.by_rank else None
+        result["full"] = compare(our_outcome(ours, images, targets, instead=instead), official)
     del official
 
     images, targets = real_pictures(options.shared, options.pictures, options.gradient_shorter)
     result["small_size"] = list(images.pixels.shape[2:])
+    result |= compare_steps(code, form, (theirs, criterion, ours), images, targets, name)
+    if form.noise:
+        for part in (theirs, criterion, ours):
+            part.train()
+        result["training"] = compare_steps(code, form, (theirs, criterion, ours), images, targets, name)
+    result["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return result
+
+
+def compare_steps(
+    code: OfficialCode,
+    form: Form,
+    parts: tuple[nn.Module, nn.Module, nn.Module],
+    images: ImageBatch,
+    targets: list[Targets],
+    name: str,
+) -> dict[str, Any]:
+    """Their detector and criterion and our detector, forward and backward, in float64 and float32."""
+    theirs, criterion, ours = parts
     sides = {}
+    instead = None
     for dtype in (torch.float64, torch.float32):
         batch, objects = images.to(dtype), [target.to(dtype) for target in targets]
-        for part in (theirs, criterion, ours):
+        for part in parts:
             part.zero_grad()  # first: a gradient that is still held would change its type too
             part.to(dtype)
-        with code.precision(dtype):
-            official = official_outcome(code, theirs, criterion, batch, objects)
+        torch.manual_seed(0)
+        with code.precision(dtype), code.draws_kept(form) as draws:
+            official = official_outcome(code, theirs, criterion, batch, objects, instead)
             official.total.backward()
         official = without_graph(official)
-        own = our_outcome(ours, batch, objects)
+        own = our_outcome(ours, batch, objects, our_noise(draws, objects) if draws else None, instead)
         own.total.backward()
         sides[dtype] = (without_graph(own), our_gradients(ours), official, official_gradients(theirs, name))
+        instead = official.cells if form.by_rank else None
 
+    result: dict[str, Any] = {}
     own, own_gradients, official, gradients = sides[torch.float64]
     unfelt = without_effect(own_gradients, gradients)
     names = set(own_gradients) - unfelt
@@ -471,26 +683,33 @@ def examine(name: str, options: argparse.Namespace) -> dict[str, Any]:
     own, own_gradients, rounded, rounded_gradients = sides[torch.float32]
     result["float32"] = compare(own, rounded) | compare_gradients(own_gradients, rounded_gradients, names)
     result["rounding"] = compare(rounded, official) | compare_gradients(rounded_gradients, gradients, names)
-    result["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return result
 
 
 def without_graph(outcome: Outcome) -> Outcome:
     """The numbers alone, so that the memory of the backward pass is free for the other side."""
-    encoder = outcome.predictions.encoder
+    encoder, denoised = outcome.predictions.encoder, outcome.predictions.denoising
+    if denoised is not None:
+        denoised = replace(denoised, logits=denoised.logits.detach(), boxes=denoised.boxes.detach())
     return Outcome(
         Predictions(
             outcome.predictions.logits.detach(),
             outcome.predictions.boxes.detach(),
             None if encoder is None else Proposals(encoder.logits.detach(), encoder.boxes.detach()),
+            denoised,
         ),
         {name: value.detach() for name, value in outcome.terms.items()},
         outcome.total.detach(),
         outcome.pairs,
+        outcome.cells,
+        outcome.instead,
     )
 
 
 # The tables.
+
+OTHERS = (("proposals", "proposal"), ("denoised", "denoised"))
+"""What a table calls the parts beside the queries, and their keys."""
 
 
 def print_tables(results: list[dict[str, Any]]) -> None:
@@ -506,15 +725,11 @@ def print_tables(results: list[dict[str, Any]]) -> None:
         )
     for key in ("float32", "float64"):
         print(f"\n{key}, smaller pictures\n")
-        print("| form | size | logits | boxes | pairs | total, relative | worst term | gradient | parameters |")
-        print("|---|---|---|---|---|---|---|---|---|")
-        for result in results:
-            part = result[key]
-            print(
-                f"| {result['form']} | {'×'.join(map(str, result['small_size']))} | {_both(part, 'logits')} | "
-                f"{_both(part, 'boxes')} | {_pairs(part)} | {_relative_total(part)} | {_worst_term(part)} | "
-                f"{part['gradient']:.1e} `{part['gradient_worst']}` | {part['gradients']} |"
-            )
+        print_steps([(result, result[key]) for result in results])
+    denoising = [result for result in results if "training" in result]
+    for key in ("float32", "float64") if denoising else ():
+        print(f"\n{key}, smaller pictures, training with the same noised objects\n")
+        print_steps([(result, result["training"][key]) for result in denoising])
     print("\nthe official code in float32 against itself in float64, smaller pictures\n")
     print("| form | logits | boxes | pairs | total, relative | gradient |")
     print("|---|---|---|---|---|---|")
@@ -526,16 +741,30 @@ def print_tables(results: list[dict[str, Any]]) -> None:
         )
 
 
+def print_steps(rows: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    print("| form | size | logits | boxes | pairs | total, relative | worst term | gradient | parameters |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for result, part in rows:
+        print(
+            f"| {result['form']} | {'×'.join(map(str, result['small_size']))} | {_both(part, 'logits')} | "
+            f"{_both(part, 'boxes')} | {_pairs(part)} | {_relative_total(part)} | {_worst_term(part)} | "
+            f"{part['gradient']:.1e} `{part['gradient_worst']}` | {part['gradients']} |"
+        )
+
+
 def _both(part: Mapping[str, Any], name: str) -> str:
-    """The decoder's difference, and that of the proposals where there are any."""
-    proposals = part.get(f"proposal_{name}")
-    return f"{part[name]:.1e}" + ("" if proposals is None else f" (proposals {proposals:.1e})")
+    """The decoder's difference, and those of proposals and noised objects where there are any."""
+    others = [(kind, part[f"{key}_{name}"]) for kind, key in OTHERS if f"{key}_{name}" in part]
+    told = ", ".join(f"{kind} {value:.1e}" for kind, value in others)
+    return f"{part[name]:.1e}" + (f" ({told})" if told else "")
 
 
 def _pairs(part: Mapping[str, Any]) -> str:
     text = f"{part['pairs_in_common']} of {part['pairs']}"
     if part.get("queries_elsewhere"):
         text += f" ({part['queries_elsewhere']} queries from other cells)"
+    if part.get("queries_given"):
+        text += f" ({part['queries_out_of_order']} of {part['queries_given']} queries at another rank)"
     return text
 
 
