@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from detrove.errors import InputError
 from detrove.models import catalogue, dino
 from detrove.models.facts import count_multiply_adds
 from detrove.nn.references import initial_proposals
@@ -166,3 +167,11 @@ def test_a_step_on_empty_pictures_reaches_every_parameter(images, targets):
     assert losses["denoising_class"].tolist() == [0, 0, 0]
     criterion.total(losses).backward()
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_a_box_that_is_no_number_is_named_by_its_picture(images, targets):
+    model = build().train()
+    targets[0].boxes[0, 0] = float("nan")
+    targets[0].image_id = 17
+    with pytest.raises(InputError, match=r"not finite for picture 17: .* check its annotation"):
+        catalogue.criterion_for(model)(model(images, targets), targets)
