@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrove.nn.attention import MultiHeadAttention, merge_heads, split_heads
+from detrove.nn.attention import MultiHeadAttention, attend, merge_heads, split_heads
 from detrove.nn.backbone import Backbone, Level, resize_mask
 from detrove.nn.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
 from detrove.nn.deformable_attention import DeformableAttention
@@ -75,19 +75,6 @@ def packed(linears: list[nn.Linear], precision: torch.dtype, activation: nn.Modu
     return PackedLinear(weight, torch.cat(biases), precision, activation)
 
 
-def look(query: Tensor, key: Tensor, value: Tensor, num_heads: int, mask: Tensor | None) -> Tensor:
-    """softmax(Q Kᵀ / √d) V of (B, M, Q, d), (B, M, T, d) and an unsplit value (B, T, D): (B, Q, D).
-
-    `mask` as in `attention.attend`. torch's fused kernel for the CPU wants queries and values of one width: narrower
-    values are filled up with zeros.
-    """
-    value = split_heads(value, num_heads)
-    width, missing = value.shape[-1], query.shape[-1] - value.shape[-1]
-    if missing > 0 and query.device.type == "cpu":
-        value = F.pad(value, (0, missing))
-    return merge_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=mask)[..., :width])
-
-
 def seen_mask(padding_mask: Tensor | None) -> Tensor | None:
     """(B, T) True = padding to (B, 1, 1, T) True = may be looked at; None where nothing is padded."""
     return None if without_padding(padding_mask) else ~padding_mask[:, None, None, :]  # pyright: ignore
@@ -128,7 +115,7 @@ class FusedAttention(nn.Module):
         mask = seen_mask(padding_mask)
         if attention_mask is not None:
             mask = ~attention_mask if mask is None else mask & ~attention_mask
-        return self.out(look(q, k, self.value(value), self.num_heads, mask))
+        return self.out(merge_heads(attend(self, q, k, split_heads(self.value(value), self.num_heads), mask)))
 
 
 class FusedConditionalSelfAttention(nn.Module):
@@ -147,7 +134,7 @@ class FusedConditionalSelfAttention(nn.Module):
         query_where, key_where = self.of_position(position).chunk(2, dim=-1)
         q, k = split_heads(query + query_where, self.num_heads), split_heads(key + key_where, self.num_heads)
         mask = None if attention_mask is None else ~attention_mask
-        return self.out(look(q, k, value, self.num_heads, mask))
+        return self.out(merge_heads(attend(self, q, k, split_heads(value, self.num_heads), mask)))
 
 
 class FusedConditionalCrossAttention(nn.Module):
@@ -183,7 +170,8 @@ class FusedConditionalCrossAttention(nn.Module):
             torch.cat([split_heads(x, self.num_heads) for x in halves], dim=-1)
             for halves in ((query_content, query_where), (key_content, key_where))
         )
-        return self.out(look(query, key, value, self.num_heads, seen_mask(padding_mask)))
+        value = split_heads(value, self.num_heads)
+        return self.out(merge_heads(attend(self, query, key, value, seen_mask(padding_mask))))
 
 
 class FusedDeformableAttention(nn.Module):
