@@ -200,6 +200,9 @@ def coerce(value: Any, hint: Any, key: str) -> Any:
 
 
 def _coerce_union(value: Any, arguments: tuple[Any, ...], key: str) -> Any:
+    settings = [argument for argument in arguments if dataclasses.is_dataclass(argument)]
+    if settings and isinstance(value, Mapping):
+        return coerce(value, settings[0], key)  # which of its entries is wrong, it tells itself
     for argument in arguments:
         try:
             return coerce(value, argument, key)
@@ -231,6 +234,8 @@ def _wanted(hint: Any) -> str:
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(str(choice) for choice in typing.get_args(hint))
+    if dataclasses.is_dataclass(hint):
+        return f"settings ({', '.join(entry.name for entry in dataclasses.fields(hint))})"
     return words.get(hint, "a list" if typing.get_origin(hint) is tuple else str(hint))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -261,7 +262,7 @@ def _model_of(weights: str | Path, model: str | None, sized: bool) -> tuple[str,
 def _as_settings(config: Any, preprocessing: Preprocessing) -> dict[str, Any]:
     """Every value of both under the key that `--set` knows it by."""
     return {
-        **{MODEL_PREFIX + key: value for key, value in vars(config).items()},
+        **{MODEL_PREFIX + key: value for key, value in dataclasses.asdict(config).items()},
         **{PREPROCESSING_PREFIX + key: value for key, value in vars(preprocessing).items()},
     }
 

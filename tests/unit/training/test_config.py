@@ -4,6 +4,7 @@ import pytest
 
 from detrove.errors import InputError
 from detrove.models import catalogue
+from detrove.models.denoising import Denoising
 from detrove.training.config import TrainingConfig, coerce, parse_setting
 
 
@@ -36,6 +37,39 @@ def test_yaml_round_trip(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
     assert TrainingConfig.from_yaml(path) == config
+
+
+def denoising(value: object) -> TrainingConfig:
+    preset = catalogue.preset("dn-dab-nano")
+    settings = {"model.denoising": value}
+    return TrainingConfig.from_preset(
+        preset, model="dn-dab-nano", settings=settings, size=None, batch_size=None, data="data", output="runs/x"
+    )
+
+
+def test_settings_within_a_setting(tmp_path: Path):
+    config = denoising({"groups": 2, "box_noise": "1e-1"})
+    assert config.model_config["denoising"]["groups"] == 2
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml())
+    assert TrainingConfig.from_yaml(path) == config
+    built = catalogue.create("dn-dab-nano", num_classes=2, **config.model_config).config
+    assert built.denoising == Denoising(groups=2, box_noise=0.1)
+    assert denoising(None).model_config["denoising"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"group": 2}, "model.denoising: unknown entry 'group': did you mean groups"),
+        ({"groups": 0.5}, "groups: 0.5 is not a whole number"),
+        ({"groups": 0}, "denoising.groups is 0"),
+        (3, "model.denoising: 3 is not settings .groups, label_noise, box_noise.* or null"),
+    ],
+)
+def test_wrong_settings_within_a_setting(value: object, words: str):
+    with pytest.raises(InputError, match=words):
+        denoising(value)
 
 
 def test_the_trunk_is_frozen_by_its_weights_unless_the_user_decides():
