@@ -88,7 +88,7 @@ def facts(name: str) -> Facts:
         queries=predictions.logits.shape[2],
         cross_attention=_attention(model, "decoder", "cross_attention"),
         boxes=_boxes(model, settings),
-        loss=catalogue.criterion_for(model).class_loss,
+        loss=catalogue.criterion_for(model).class_loss + (", denoising" if getattr(model, "denoising", None) else ""),
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in trainable),
         height=height,
