@@ -166,9 +166,9 @@ def _fold(traced: fx.GraphModule, node: Any) -> None:
 
 
 def is_plain(convolution: nn.Conv2d) -> bool:
-    """Whether it is torch's own convolution, or one that computes the fixed norm behind it, with padding by zeros."""
-    own = type(convolution) is nn.Conv2d or hasattr(convolution, "norm")
-    return own and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+    """Whether it is torch's own convolution with a number of zeros around the map."""
+    is_own = type(convolution) is nn.Conv2d
+    return is_own and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
 
 
 def folded_weights(weight: Tensor, bias: Tensor, norm: Any) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,8 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
-from detrove.nn.folding import FoldedConvolution, fold_trunk, folded_weights
+from detrove.nn.folding import NORMS, FoldedConvolution, fold_trunk, folded_weights
+from detrove.nn.frozen_norm import NormedConv2d, compute_norms_in_convolutions
 
 
 def trunk(name: str, frozen: bool) -> nn.Module:
@@ -49,6 +50,17 @@ def test_folding_changes_no_map(name: str, frozen: bool) -> None:
     for given, wanted in zip(folded(pixels), body(pixels), strict=True):
         assert given.std() > 0
         assert relative_difference(given, wanted) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "regnetx_002"])
+@torch.inference_mode()
+def test_norms_that_convolutions_compute_already_fold_as_well(name: str) -> None:
+    """Frozen trunks come so from `Backbone`."""
+    wanted = trunk(name, frozen=True)(PICTURES)
+    folded = fold_trunk(compute_norms_in_convolutions(trunk(name, frozen=True)))
+    assert not [module for module in folded.modules() if isinstance(module, (NormedConv2d, *NORMS))]
+    for one, other in zip(folded(PICTURES), wanted, strict=True):
+        assert relative_difference(one, other) < 2e-5
 
 
 @torch.inference_mode()
