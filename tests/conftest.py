@@ -18,3 +18,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real pictures and weights are missing: no folder {SHARED.name}/ beside the checkout")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow is all that is beside the unit tests: every detector, real sets, other implementations, whole commands."""
+    folders = [Path(__file__).parent / name for name in ("catalogue", "end_to_end", "parity", "property")]
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in folders):
+            item.add_marker(pytest.mark.slow)

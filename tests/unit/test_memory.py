@@ -33,6 +33,7 @@ print(kept, again, resident() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no such file on this system")
 def test_keeps_in_the_block_and_gives_back_after_it():
     if memory._glibc() is None:

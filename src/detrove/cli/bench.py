@@ -71,7 +71,10 @@ def bench(
     import torch
 
     from detrove.inference.bench import measure, resident_memory
+    from detrove.pictures import read_picture
 
+    if image is not None:
+        read_picture(image)  # a bad one is told of before anything is built and measured
     if threads is not None:
         torch.set_num_threads(threads)
     before = resident_memory()

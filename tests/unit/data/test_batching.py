@@ -163,6 +163,7 @@ def test_processes_share_the_scale_of_a_round() -> None:
     assert len(set(places[0])) == 2
 
 
+@pytest.mark.slow
 def test_rectangular_batches_are_hardly_padded(tmp_path: Path) -> None:
     images = [
         {"id": i, "file_name": f"{i}.png", "width": 40 + i % 2 * 40, "height": 120 - i % 2 * 80} for i in range(16)

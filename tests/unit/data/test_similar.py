@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageEnhance
 
 from detrove.data.similar import frames_in_sequence, near_duplicates, thumbnails
@@ -49,6 +50,7 @@ def test_many_equal_pictures_make_a_chain() -> None:
     assert {later for _, later in near_duplicates(thumbs)} == set(range(1, 40))
 
 
+@pytest.mark.slow
 def test_frames_of_a_video_that_moves(shared: Path, tmp_path: Path) -> None:
     """A window that wanders over a picture: neighbours look alike, the first and the last do not."""
     picture = Image.open(sorted((shared / "data" / "coco-mini" / "val2017").glob("*.jpg"))[3]).convert("RGB")

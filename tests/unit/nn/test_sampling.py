@@ -133,6 +133,7 @@ def test_the_same_bits_for_any_number_of_threads(numba_way, monkeypatch):
         assert all(torch.equal(one, other) for one, other in zip(outcome, outcomes[0], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_other_processes_do_not_wait_for_ever(numba_way, method, monkeypatch):
     from detrove.nn import sampling_numba
@@ -146,6 +147,7 @@ def test_other_processes_do_not_wait_for_ever(numba_way, method, monkeypatch):
     assert torch.equal(given, expected)
 
 
+@pytest.mark.slow
 def test_torch_knows_the_operator(numba_way):
     sampling_way("cpu")
     value, locations, weights = random_parts()

@@ -9,6 +9,8 @@ from detrove.cli import demo as demo_verb
 from detrove.cli.main import run
 from detrove.data import scenes
 
+pytestmark = pytest.mark.slow
+
 
 def settings_of(options: dict) -> list[str]:
     return [part for key, value in options["settings"].items() for part in ("--set", f"{key}={value}")]

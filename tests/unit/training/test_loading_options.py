@@ -12,6 +12,8 @@ from detrove.errors import InputError
 from detrove.training import TrainingConfig, train
 from detrove.training.trainer import augmentation_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_they_reach_the_loader_and_are_written_down(
     squares: Path, tmp_path: Path, tiny_options: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]

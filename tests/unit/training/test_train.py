@@ -25,6 +25,8 @@ from detrove.models import catalogue
 from detrove.tiling import Tiling
 from detrove.training import TrainingConfig, run, run_folder, train, trainer
 
+pytestmark = pytest.mark.slow
+
 
 def lines_of(output: Path) -> list[dict]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]

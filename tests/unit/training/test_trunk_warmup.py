@@ -11,6 +11,8 @@ from detrove.nn.backbone import Backbone
 from detrove.structures import Preprocessing
 from detrove.training.trunk_warmup import FINAL_RATE, RISE, rate, warm_up_trunk
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_rate_rises_and_falls_to_a_tenth() -> None:
     assert rate(0.0, 0) == pytest.approx(1 / RISE)
