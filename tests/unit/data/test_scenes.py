@@ -58,7 +58,9 @@ def test_half_of_every_object_is_to_be_seen() -> None:
             assert placed.visible.sum() >= LEAST_VISIBLE * placed.area
 
 
-@pytest.mark.parametrize("shape", dict.fromkeys(kind.shape for kind in CLASSES.values()), ids=lambda shape: shape.__name__)
+@pytest.mark.parametrize(
+    "shape", dict.fromkeys(kind.shape for kind in CLASSES.values()), ids=lambda shape: shape.__name__
+)
 def test_shapes_are_in_one_piece_within_their_radius(shape: Shape) -> None:
     steps = (np.arange(200) + 0.5) / 80 - 1.25
     y, x = np.meshgrid(steps, steps, indexing="ij")
