@@ -20,7 +20,7 @@ COLUMNS = {
     "encoder": "encoder",
     "queries": "queries",
     "cross_attention": "cross-att.",
-    "boxes": "boxes from",
+    "boxes": "box from",
     "loss": "loss",
     "parameters": "params",
     "multiply_adds": "GMACs",
@@ -57,7 +57,8 @@ def _table(everything: list[Facts]) -> str:
     from detrove.models.facts import explanation
 
     rows = [[_narrow(key, getattr(each, key)) for key in COLUMNS] for each in everything]
-    return "\n".join([format_table(list(COLUMNS.values()), rows), "", *textwrap.wrap(explanation(everything), WIDTH)])
+    told = f"{explanation(everything)} DN: denoising in training."
+    return "\n".join([format_table(list(COLUMNS.values()), rows), "", *textwrap.wrap(told, WIDTH)])
 
 
 def _narrow(key: str, value: Any) -> Any:
@@ -70,9 +71,11 @@ def _narrow(key: str, value: Any) -> Any:
     if key in ("parameters", "multiply_adds"):
         return text.rjust(len(COLUMNS[key]))
     if key == "cross_attention":  # modulated attention is concatenated, too
-        return text.replace("concatenated, modulated", "modulated")
+        return text.replace("concatenated, modulated", "modulated").replace("concatenated", "concat.")
     if key == "boxes":  # anchors and proposals are always refined
         return text.replace("refined anchor", "anchor").replace("refined proposal", "proposal")
+    if key == "loss":
+        return text.replace(", denoising", "+DN")
     return text.replace(" + ", "+").replace("(", "").replace(" heads)", "")
 
 
