@@ -17,6 +17,8 @@ held before its first step.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import resource
 import statistics
 import subprocess
@@ -165,6 +167,8 @@ def serve(name: str, side: str, options: argparse.Namespace) -> None:
     if side == "theirs":
         model = their_model(model)
     step = (our_step if side == "ours" else their_step)(model, images, targets)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what making the models has left behind
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     with freed_memory_kept() if side == "ours" or options.peer_keeps_memory else nullcontext():
