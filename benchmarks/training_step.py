@@ -41,6 +41,7 @@ from detrove.checkpoints.hugging_face import export_folder
 from detrove.memory import freed_memory_kept
 from detrove.models import catalogue, dab
 from detrove.models.preset import Recipe
+from detrove.nn.recompute import recompute_layers
 from detrove.structures import ImageBatch, Predictions, Targets
 from detrove.training.optimizer import build_optimizer
 
@@ -166,6 +167,8 @@ def serve(name: str, side: str, options: argparse.Namespace) -> None:
     model = our_model(name, options.dropout)
     if side == "theirs":
         model = their_model(model)
+    elif options.recompute:
+        recompute_layers(model)
     step = (our_step if side == "ours" else their_step)(model, images, targets)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what making the models has left behind
@@ -210,6 +213,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dropout", action="store_true", help="leave dropout as published")
     parser.add_argument("--peer-keeps-memory", action="store_true")
+    parser.add_argument("--recompute", action="store_true", help="train ours with recompute: true")
     parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -217,6 +221,7 @@ def main() -> None:
         serve(options.models[0], options.serve, options)
         return
     arguments = ["--batch", str(options.batch), "--size", str(options.size), "--threads", str(options.threads)]
+    arguments += ["--recompute"] * options.recompute
     arguments += ["--dropout"] * options.dropout + ["--peer-keeps-memory"] * options.peer_keeps_memory
     print(f"torch {torch.__version__}, {options.threads} threads, {options.batch} pictures of {options.size} pixels\n")
     for name in options.models:
