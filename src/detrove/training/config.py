@@ -31,6 +31,7 @@ RUN_SETTINGS = (
     "mixed_precision",
     "recompute",
     "empty_tiles",
+    "patience",
 )
 MODEL_PREFIX = "model."
 PREPROCESSING_PREFIX = "preprocessing."
@@ -51,7 +52,8 @@ class TrainingConfig:
     or "bf16"; with `recompute` the transformer's layers keep nothing for backward and are computed twice, which takes
     less memory and more time. `backbone_weights` is a file, "pretrained" or None. Where there is a `tiling`, large
     pictures are trained
-    on and looked at in tiles, and `empty_tiles` is the part of those trained on that may be without objects.
+    on and looked at in tiles, and `empty_tiles` is the part of those trained on that may be without objects. After
+    `patience` validations without a better AP the training ends early; None: never.
     """
 
     data: str
@@ -74,6 +76,7 @@ class TrainingConfig:
     recompute: bool = False
     tiling: Tiling | None = None
     empty_tiles: float = EMPTY_SHARE
+    patience: int | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     recipe: Recipe = field(default_factory=Recipe)
     model_config: dict[str, Any] = field(default_factory=dict)
@@ -87,6 +90,7 @@ class TrainingConfig:
         _require(self.workers >= 0, "workers", self.workers, "at least 0")
         _require(0 <= self.empty_tiles < 1, "empty_tiles", self.empty_tiles, "from 0 to below 1")
         _require(self.mixed_precision in MIXED_PRECISION, "mixed_precision", self.mixed_precision, "no or bf16")
+        _require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1")
         if self.cache is not None:
             parse_bytes(self.cache)
         _check_recipe(self.recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from detrove.inference import Detector, load
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
 from detrove.tiling import Tiling, asked_tiling
+from detrove.training.callbacks import Callback, RunDone
 from detrove.training.clock import TrainingClock
 from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
 from detrove.training.held_out import choose_splits, open_splits
@@ -35,7 +36,7 @@ from detrove.training.validation import Measured, Validation
 
 DEFAULT_MODEL = "detrove-nano"
 RUNS = Path("runs")
-MAY_CHANGE = ("epochs", "minutes", "workers")  # when a run is continued
+MAY_CHANGE = ("epochs", "minutes", "workers", "patience")  # when a run is continued
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def train(
     tile_overlap: float | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a detector on the pictures of a data set and leave a run folder.
 
@@ -94,6 +96,9 @@ def train(
     whole pictures, is validated in the same way, and will predict so. `resume` continues the run in `output`, given the
     same options. `settings` are overrides as of `--set` (`TrainingConfig.from_preset`). The same seed gives the same
     run again on the same machine where the length is in epochs.
+
+    `callbacks` hear of every step and epoch and of the end (`detrove.training.callbacks`). With `patience` among the
+    settings the training ends early after so many validations without a better AP.
 
     Ctrl-C ends the training after the present step with everything saved. Raises `InputError` for whatever is wrong
     with the input, before any work is done where it can be known.
@@ -131,10 +136,16 @@ def train(
         ignore_heads=ignore_heads,
         tiling=asked_tiling(tiles, tile_overlap),
     )
-    return run(config, resume=resume, progress=progress, clock=clock)
+    return run(config, resume=resume, progress=progress, clock=clock, callbacks=callbacks)
 
 
-def run(config: TrainingConfig, resume: bool = False, progress: bool = True, clock: TrainingClock | None = None) -> Run:
+def run(
+    config: TrainingConfig,
+    resume: bool = False,
+    progress: bool = True,
+    clock: TrainingClock | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
     """Train as a resolved config says; `clock` has been running since the preparation began."""
     clock = clock or TrainingClock()
     clock.budget = None if config.minutes is None else config.minutes * 60
@@ -147,7 +158,7 @@ def run(config: TrainingConfig, resume: bool = False, progress: bool = True, clo
     try:
         with _told(display) if progress else nullcontext():
             state = folder.load_last() if resume else None
-            trainer = _prepare(config, folder, clock, display, begun=state is not None)
+            trainer = _prepare(config, folder, clock, display, callbacks, begun=state is not None)
             if state is not None:
                 trainer.resume(state)
                 display.message(f"continuing {folder.path} after epoch {trainer.position.epoch}")
@@ -158,7 +169,14 @@ def run(config: TrainingConfig, resume: bool = False, progress: bool = True, clo
         display.close()
 
 
-def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, display: Display, begun: bool) -> Trainer:
+def _prepare(
+    config: TrainingConfig,
+    folder: RunFolder,
+    clock: TrainingClock,
+    display: Display,
+    callbacks: Sequence[Callback],
+    begun: bool,
+) -> Trainer:
     """Open the data, build the model and begin the run folder, or find it as it was `begun`."""
     training_data, validation_data = open_splits(config)
     for dataset in (training_data, validation_data):
@@ -190,7 +208,8 @@ def _prepare(config: TrainingConfig, folder: RunFolder, clock: TrainingClock, di
     parameters = sum(parameter.numel() for parameter in model.parameters())
     length = f"{config.epochs} epochs" if config.epochs else f"{config.minutes:g} minutes"
     display.message(f"training {config.model} ({parameters / 1e6:.1f} M parameters) for {length} in {folder.path}")
-    return Trainer(config, model, catalogue.criterion_for(model), training_data, validation, folder, clock, display)
+    criterion = catalogue.criterion_for(model)
+    return Trainer(config, model, criterion, training_data, validation, folder, clock, display, callbacks)
 
 
 def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:
@@ -303,16 +322,18 @@ def _finish(trainer: Trainer, folder: RunFolder, display: Display) -> Run:
     if best is None and not stopped:  # continued, and no better since
         best = trainer.validation.measure(load(folder.path).model.to(trainer.accelerator.device))
     display.message(
-        f"{'stopped early' if stopped else 'trained'} after {duration(trainer.clock.used)} and "
+        f"{'stopped early' if stopped or trainer.ended_by else 'trained'} after {duration(trainer.clock.used)} and "
         f"{trainer.position.step} steps; best weights: {folder.best}"
     )
     if best is None:
         display.message("not validated: no score thresholds are stored and no report is written")
+        trainer.callbacks.on_end(RunDone(folder.path, None, ()))
         return Run(folder.path, None)
     _write_report(trainer, folder, best)
     display.message(
         f"validation AP {best.metrics.ap or 0:.3f}, AP50 {best.metrics.ap50 or 0:.3f}; report: {folder.report}"
     )
+    trainer.callbacks.on_end(RunDone(folder.path, best.metrics, ()))
     return Run(folder.path, best.metrics)
 
 

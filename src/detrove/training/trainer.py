@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ from detrove.memory import freed_memory_kept
 from detrove.models.preset import Recipe
 from detrove.nn.recompute import recompute_layers
 from detrove.structures import ImageBatch, Predictions, Proposals, Targets
+from detrove.training.callbacks import Callback, Callbacks, EpochDone, StepDone, validations_without_gain
 from detrove.training.clock import TrainingClock
 from detrove.training.config import TrainingConfig
 from detrove.training.ema import MovingAverage
@@ -92,6 +94,7 @@ class Trainer:
         folder: RunFolder,
         clock: TrainingClock,
         display: Display,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config, self.recipe = config, config.recipe
         self.criterion, self.validation, self.training_data = criterion, validation, training_data
@@ -118,7 +121,8 @@ class Trainer:
         self.position = Position()
         self.interruption = Interruption()
         self.lines: list[dict[str, Any]] = []
-        self.events = Events(folder.events)
+        self.callbacks = Callbacks([Events(folder.events), *callbacks])
+        self.ended_by = ""  # who ended the training before its length was reached, in words
         self.best: Measured | None = None
         self.validated_at = -1  # the step whose weights were validated last
         self.validation_seconds: list[float] = []
@@ -139,6 +143,8 @@ class Trainer:
                     self._train_epoch()
             if self.interruption.requested:
                 self.display.message("stopping: validating and saving (Ctrl-C again to skip the validation)")
+            elif self.ended_by:
+                self.display.message(f"stopping early: {self.ended_by}")
             self._save_last()
             try:
                 self._validate()
@@ -146,7 +152,6 @@ class Trainer:
                 self.display.message("validation skipped")
             if not self.folder.best.exists():
                 checkpoints.save(self.validation.detector(self._weights()), self.folder.best)
-        self.events.close()
         return self.best
 
     def resume(self, state: TrainingState) -> None:
@@ -159,6 +164,7 @@ class Trainer:
         self.clock.used += facts.pop("used_seconds")
         self.position = Position(**facts)
         self.lines = [line for line in self.folder.read_metrics() if line["epoch"] <= self.position.epoch]
+        self._end_where_stale()
 
     def _warm_up_trunk(self) -> None:
         """Let a trunk without weights learn from crops first, where the recipe gives it a share of the training."""
@@ -196,9 +202,11 @@ class Trainer:
                 break
             fraction = self._fraction(index)
             set_rates(self.optimizer, rate_factor(self.recipe, fraction, self.position.step))
-            means.add(self._step(images, targets))
+            losses = self._step(images, targets)
+            means.add(losses)
             self.clock.step()
             self.display.step(self._status(self._fraction(index + 1), means.values()))
+            self._tell_step(index, losses)
             if time.monotonic() - self.saved_at > LONGEST_UNSAVED:
                 with self.clock.paused():
                     self._save_last()
@@ -253,11 +261,27 @@ class Trainer:
             measured = self._validate() if due and not self.interruption.requested else None
             self.lines.append(line | (measured.metrics.to_json() if measured else {}))
             self.folder.write_metrics(self.lines)
-            self.events.write(self.lines[-1])
+            self._tell_epoch(measured)
             if (time.monotonic() - self.saved_at) * SAVING_SHARE >= self.saving_seconds and not last:
                 self._save_last()
         status = dataclasses.replace(self._status(self._fraction(0), losses), epoch=number)
         self.display.epoch(status, measured.metrics if measured else None)
+
+    def _tell_step(self, index: int, losses: dict[str, float]) -> None:
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        fraction = self._fraction(index + 1)
+        self.callbacks.on_step(StepDone(self.position.step, self.position.epoch + 1, fraction, rate, losses))
+
+    def _tell_epoch(self, measured: Measured | None) -> None:
+        """Tell the callbacks; one of them, or the want of progress, may end the training."""
+        if self.callbacks.on_epoch(EpochDone(self.lines[-1], measured.metrics if measured else None)):
+            self.ended_by = "a callback asked for it"
+        self._end_where_stale()
+
+    def _end_where_stale(self) -> None:
+        waited = validations_without_gain(self.lines)
+        if self.config.patience is not None and waited >= self.config.patience:
+            self.ended_by = f"no better AP in {waited} validations (patience)"
 
     def _validate(self) -> Measured | None:
         """Validate the present weights unless they have been, and keep them where they are the best so far."""
@@ -295,7 +319,7 @@ class Trainer:
         self.saving_seconds = self.saved_at - started
 
     def _finished(self) -> bool:
-        if self.interruption.requested:
+        if self.interruption.requested or self.ended_by:
             return True
         if self.config.epochs is not None:
             return self.position.epoch >= self.config.epochs
