@@ -1,4 +1,4 @@
-"""Line charts as SVG text that stands in an HTML page and takes on its colours, in light and in dark mode.
+"""Line and bar charts as SVG text that stands in an HTML page and takes on its colours, in light and in dark mode.
 
 Drawn by matplotlib through its object interface: no global state, no window system.
 """
@@ -9,13 +9,14 @@ import html
 import io
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 CHART_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 """Okabe and Ito's colours that stand out on white as well as on near-black, the strongest contrasts first."""
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+HATCHES = (None, "//", "..", "xx")
 
 _INK = "#123456"
 """Stands for the page's text colour until the SVG is written; drawn nowhere else."""
@@ -23,12 +24,17 @@ _INK = "#123456"
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart. Points with a y of None are left out; a single point, and any with `markers`, is a dot."""
+    """One line of a chart. Points with a y of None are left out; a single point, and any with `markers`, is a dot.
+
+    `low` and `high`, as many as points, are the edges of a band around the line, where there is one.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
     markers: bool = False
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
 
 
 def line_chart(
@@ -40,6 +46,51 @@ def line_chart(
     logarithmic: bool = False,
 ) -> str:
     """An SVG element of about 380×290 pixels, as wide as the space it gets. `logarithmic` is for the y axis."""
+
+    def draw(axes: Any) -> None:
+        _plot(axes, series)
+        axes.set_xlabel(x_label)
+        if logarithmic:
+            axes.set_yscale("log")
+
+    return _chart(title, y_label, y_limits, [line.name for line in series], draw)
+
+
+def bar_chart(
+    groups: Sequence[str],
+    bars: Sequence[tuple[str, Sequence[float | None]]],
+    title: str,
+    y_label: str,
+    y_limits: tuple[float, float] | None = None,
+) -> str:
+    """As `line_chart`: in every group one bar of each name, side by side; None leaves a gap."""
+
+    def draw(axes: Any) -> None:
+        width = 0.8 / len(bars)
+        for position, (name, heights) in enumerate(bars):
+            turn, colour = divmod(position, len(CHART_COLOURS))
+            places = [group - 0.4 + (position + 0.5) * width for group in range(len(groups))]
+            axes.bar(
+                places,
+                [0.0 if height is None else height for height in heights],
+                width=0.9 * width,
+                color=CHART_COLOURS[colour],
+                hatch=HATCHES[turn % len(HATCHES)],
+                label=name,
+            )
+        axes.set_xticks(range(len(groups)), groups)
+
+    return _chart(title, y_label, y_limits, [name for name, _ in bars], draw)
+
+
+def _chart(
+    title: str,
+    y_label: str,
+    y_limits: tuple[float, float] | None,
+    names: Sequence[str],
+    draw: Callable[[Any], None],
+) -> str:
+    """What every chart has, around what `draw` puts onto its axes; a legend where there are several `names`."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,17 +100,14 @@ def line_chart(
         figure = Figure(figsize=(4.4, 3.3), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        _plot(axes, series)
+        draw(axes)
         axes.set_title(title, color=_INK, loc="left", fontsize=11, fontweight="bold")
-        axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        if logarithmic:
-            axes.set_yscale("log")
         if y_limits is not None:
             axes.set_ylim(*y_limits)
         _restyle(axes)
-        if len(series) > 1:
-            columns = 3 if max(len(line.name) for line in series) <= 12 else 2
+        if len(names) > 1:
+            columns = 3 if max(len(name) for name in names) <= 12 else 2
             figure.legend(loc="outside lower left", ncols=columns, frameon=False, labelcolor=_INK, fontsize=9)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -79,6 +127,8 @@ def _plot(axes: Any, series: Sequence[Series]) -> None:
         if line.markers or len(points) == 1:
             style |= {"marker": "o", "markersize": 4}
         axes.plot([x for x, _ in points], [y for _, y in points], label=line.name, **style)
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def _restyle(axes: Any) -> None:

@@ -1,4 +1,7 @@
-"""A self-contained HTML page: no network, no scripts; readable on a telephone, in print, and in dark mode."""
+"""A self-contained HTML page: no network; readable on a telephone, in print, and in dark mode.
+
+It has no script, but where a table can be sorted by its reader.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from detrove.reporting.sorting import SORTING, permission
 from detrove.reporting.stylesheet import STYLESHEET
 
 
@@ -22,7 +26,15 @@ class Bar:
     share: float
 
 
-Cell = str | int | float | None | Bar
+@dataclass(frozen=True)
+class Number:
+    """A table cell that tells its number in words of its own, "1.2 M"; a table is sorted by its `value`."""
+
+    text: str
+    value: float
+
+
+Cell = str | int | float | None | Bar | Number
 """What a table cell may hold: floats get three decimals, None is a dash ("nothing to measure")."""
 
 JPEG_QUALITY = 85
@@ -37,6 +49,7 @@ class Page:
     def __init__(self, title: str, lead: str = "") -> None:
         self._title = title
         self._parts: list[str] = [f"<h1>{html.escape(title)}</h1>"]
+        self._sortable = False
         if lead:
             self._parts.append(f'<p class="lead">{html.escape(lead)}</p>')
 
@@ -63,17 +76,26 @@ class Page:
         )
         self._parts.append(f'<dl class="numbers">{tiles}</dl>')
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> None:
-        """A table; the first column names the rows, columns of words stand flush left. Wide ones scroll sideways."""
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "", sortable: bool = False
+    ) -> None:
+        """A table; the first column names the rows, columns of words stand flush left. Wide ones scroll sideways.
+
+        A click on a head of a `sortable` one sorts it by that column.
+        """
+        self._sortable |= sortable
         columns = list(zip(*rows, strict=True)) or [()] * len(header)
+        names = [html.escape(name) for name in header]
+        if sortable:
+            names = [f'<button type="button">{name}</button>' for name in names]
         head = "".join(
-            f'<th scope="col"{_alignment(column)}>{html.escape(name)}</th>'
-            for name, column in zip(header, columns, strict=True)
+            f'<th scope="col"{_alignment(column)}>{name}</th>' for name, column in zip(names, columns, strict=True)
         )
-        body = "".join(f"<tr>{_row(row)}</tr>" for row in rows)
+        body = "".join(f"<tr>{_row(row, sortable)}</tr>" for row in rows)
+        kind = ' class="sortable"' if sortable else ""
         self._parts.append(
-            f'<figure><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-            f"{_caption(caption)}</figure>"
+            f'<figure><div class="scroll"><table{kind}><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>{_caption(caption)}</figure>"
         )
 
     def matrix(
@@ -116,27 +138,40 @@ class Page:
 
     def to_html(self) -> str:
         """The whole page."""
+        script = f"<script>{SORTING}</script>" if self._sortable else ""
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             # Holds the page to its word: a browser will load nothing and run nothing.
             '<meta http-equiv="Content-Security-Policy" '
-            "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+            f"content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+            f'{permission() if self._sortable else ""}">'
             f"<title>{html.escape(self._title)}</title><style>{STYLESHEET}</style></head>\n<body><main>\n"
             + "\n".join(self._parts)
-            + "\n</main></body></html>\n"
+            + f"\n</main>{script}</body></html>\n"
         )
 
 
-def _row(row: Sequence[Cell]) -> str:
+def _row(row: Sequence[Cell], sortable: bool) -> str:
     first, *others = row
-    return f'<th scope="row">{_cell_text(first)}</th>' + "".join(_cell(value) for value in others)
+    return f'<th scope="row"{_sorted_by(first, sortable)}>{_cell_text(first)}</th>' + "".join(
+        _cell(value, _sorted_by(value, sortable)) for value in others
+    )
 
 
-def _cell(value: Cell) -> str:
+def _cell(value: Cell, sorted_by: str) -> str:
     if isinstance(value, Bar):
-        return f'<td class="bar" style="--share:{min(max(value.share, 0), 1):.3f}">{html.escape(value.text)}</td>'
-    return f"<td{_alignment([value])}>{_cell_text(value)}</td>"
+        share = f"{min(max(value.share, 0), 1):.3f}"
+        return f'<td class="bar" style="--share:{share}"{sorted_by}>{html.escape(value.text)}</td>'
+    return f"<td{_alignment([value])}{sorted_by}>{_cell_text(value)}</td>"
+
+
+def _sorted_by(value: Cell, sortable: bool) -> str:
+    """What the script sorts a cell by; nothing where there is nothing to measure."""
+    if not sortable or value is None:
+        return ""
+    key = value.share if isinstance(value, Bar) else value.value if isinstance(value, Number) else value
+    return f' data-value="{html.escape(str(key))}"'
 
 
 def _alignment(values: Sequence[Cell]) -> str:
@@ -146,7 +181,7 @@ def _alignment(values: Sequence[Cell]) -> str:
 def _cell_text(value: Cell) -> str:
     if value is None:
         return "–"
-    if isinstance(value, Bar):
+    if isinstance(value, Bar | Number):
         return html.escape(value.text)
     if isinstance(value, float):
         return f"{value:.3f}"

@@ -37,6 +37,11 @@ thead th { color: var(--faint); vertical-align: bottom; }
 th:first-child { padding-left: 0; text-align: left; position: sticky; left: 0; background: var(--paper); }
 tbody td.bar { min-width: 92px; background: linear-gradient(to right, var(--bar-faint)
   calc(var(--share) * 100%), transparent 0); print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.sortable button { all: unset; cursor: pointer; }
+.sortable button:focus-visible { outline: 2px solid var(--bar); }
+.sortable [aria-sort] button { color: var(--ink); font-weight: 600; }
+.sortable [aria-sort=descending] button::after { content: " ↓"; }
+.sortable [aria-sort=ascending] button::after { content: " ↑"; }
 .matrix td { min-width: 32px; padding: 4px 6px; text-align: center; border: 1px solid var(--line);
   background: color-mix(in srgb, var(--bar) calc(var(--share) * 65%), transparent); print-color-adjust: exact;
   -webkit-print-color-adjust: exact; }

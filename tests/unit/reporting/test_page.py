@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from detrove.reporting import Bar, Page, Series, line_chart
+from detrove.reporting import Bar, Number, Page, Series, bar_chart, line_chart
 
+CHROMIUM = Path("/usr/bin/chromium")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -93,6 +97,39 @@ def test_the_page_suits_telephones_paper_and_the_dark(page):
     assert "@media print" in content
 
 
+def sortable_page() -> Page:
+    page = Page("t")
+    rows = [["b", Bar("0.200", 0.2), Number("9 M", 9e6)], ["a", Bar("0.100", 0.1), Number("10 M", 1e7)]]
+    page.table(["model", "AP", "size"], [*rows, ["c", None, None]], sortable=True)
+    return page
+
+
+def test_a_sortable_table_brings_the_one_script_that_the_page_permits():
+    content = sortable_page().to_html()
+    [script] = re.findall(r"<script>(.*?)</script>", content, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in content
+    assert [attributes["type"] for tag, attributes in check(sortable_page()).seen if tag == "button"] == ["button"] * 3
+    assert "script-src" not in Page("t").to_html()
+
+
+@pytest.mark.slow
+def test_a_click_sorts_and_another_turns_the_order():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip("no Chromium")
+    with playwright.sync_playwright() as start:
+        browser = start.chromium.launch(executable_path=str(CHROMIUM))
+        view = browser.new_page()
+        view.set_content(sortable_page().to_html())
+        orders = []
+        for head in ("AP", "AP", "size", "model", "model"):
+            view.get_by_role("button", name=head).click()
+            orders.append("".join(view.locator("tbody th").all_inner_texts()))
+        browser.close()
+    assert orders == ["bac", "abc", "abc", "abc", "cba"]
+
+
 def test_a_table_without_rows_keeps_its_header():
     page = Page("t")
     page.table(["a", "b"], [])
@@ -112,6 +149,19 @@ def test_a_chart_is_an_element_that_fits_its_place_and_takes_the_ink_of_the_page
     assert "currentColor" in chart()
     texts = {text.text for text in element.iter("{http://www.w3.org/2000/svg}text")}
     assert {"Two", "x", "y", "a", "b"} <= texts
+
+
+def test_bars_stand_in_their_groups_and_none_leaves_a_gap():
+    svg = bar_chart(["small", "large"], [("a", [0.1, 0.2]), ("b", [None, 0.4])], "Sizes", "AP", (0, 1))
+    texts = {text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"Sizes", "AP", "small", "large", "a", "b"} <= texts
+
+
+def test_a_band_is_drawn_where_there_is_one():
+    with_band = line_chart([Series("a", [1, 2], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 2.5])], "t", "x", "y")
+    assert "PolyCollection" in with_band or "FillBetween" in with_band
+    assert "PolyCollection" not in chart()
+    assert "FillBetween" not in chart()
 
 
 def test_charts_of_one_page_share_no_ids():
