@@ -58,16 +58,17 @@ class Draw(NamedTuple):
 class EpochBatches(Sampler[list[Draw]]):
     """Random batches of draws, the same for the same seed and epoch.
 
-    Every picture comes once an epoch. The last batch is smaller, but never a single picture behind others: a batch of
-    one would weigh that picture as much as a whole batch, so it joins the batch before. With several processes,
-    process i of n takes every n-th batch, and what does not fill a round is left out.
+    Every picture comes once an epoch. The last batch is smaller, but never fewer than `smallest` pictures behind
+    others: a batch of one would weigh that picture as much as a whole batch, so what is left joins the batch before.
+
+    A batch belongs to all processes: process i of n takes the i-th of n equal shares (the first ones are larger by a
+    picture where it does not divide), so that n processes see the batches that one would. `smallest` is at least n.
 
     With `aspects` (width / height of each picture) a batch holds pictures of similar aspect, so that little of it is
     padding: the pictures are sorted by it, with enough disorder that neighbours change from epoch to epoch, cut, and
-    the batches shuffled. The batches that several processes train on at the same time stay neighbours, so that they
-    take the same time. `share_scale` gives all of a batch, and of its round, one place in the range of scales.
+    the batches shuffled. `share_scale` gives all of a batch one place in the range of scales.
 
-    `mixing` is what the draws of the next epoch say of it.
+    `mixing` is what the draws of the next epoch say of it, `first` the batch that it begins with.
     """
 
     def __init__(
@@ -79,9 +80,16 @@ class EpochBatches(Sampler[list[Draw]]):
         num_processes: int = 1,
         aspects: np.ndarray | None = None,
         share_scale: bool = False,
+        smallest: int = 2,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch size must be at least 1, got {batch_size}")
+        for what, count in (("batch size", batch_size), ("number of pictures", length)):
+            if count < num_processes:
+                raise InputError(
+                    f"the {what} is {count}, less than the {num_processes} processes that share each batch: use fewer "
+                    "processes (--devices), or more pictures"
+                )
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
@@ -89,17 +97,20 @@ class EpochBatches(Sampler[list[Draw]]):
         self.num_processes = num_processes
         self.aspects = aspects
         self.share_scale = share_scale
+        self.smallest = max(smallest, num_processes)
         self.epoch = 0
+        self.first = 0
         self.mixing = True
 
     def _batch_sizes(self) -> list[int]:
         full, rest = divmod(self.length, self.batch_size)
-        if rest == 1 and full > 0:
-            return [self.batch_size] * (full - 1) + [self.batch_size + 1]
+        if full > 0 and 0 < rest < self.smallest:
+            return [self.batch_size] * (full - 1) + [self.batch_size + rest]
         return [self.batch_size] * full + ([rest] if rest else [])
 
     def __len__(self) -> int:
-        return len(self._batch_sizes()) // self.num_processes
+        """Batches of a whole epoch."""
+        return len(self._batch_sizes())
 
     def __iter__(self) -> Iterator[list[Draw]]:
         generator = np.random.default_rng([self.seed, self.epoch])
@@ -111,20 +122,14 @@ class EpochBatches(Sampler[list[Draw]]):
             generator.shuffle(sizes)
         batches = np.split(order, np.cumsum(sizes)[:-1])
         if self.aspects is not None:
-            batches = self._shuffled_rounds(batches, generator)
-        for number in range(len(self)):
+            batches = [batches[number] for number in generator.permutation(len(batches)).tolist()]
+        for number in range(self.first, len(batches)):
             place = None
             if self.share_scale:
                 place = float(np.random.default_rng([self.seed, self.epoch, number, 1]).random())
             terms = Terms(self.mixing, self.aspects is not None, place)
-            chosen = batches[number * self.num_processes + self.process].tolist()
-            yield [Draw(self.epoch, index, terms) for index in chosen]
-
-    def _shuffled_rounds(self, batches: list[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
-        """The rounds in random order, each of neighbouring batches; what fills no round is left out at random."""
-        num_kept = len(self) * self.num_processes
-        kept = np.sort(generator.permutation(len(batches))[:num_kept]).reshape(-1, self.num_processes)
-        return [batches[number] for number in generator.permutation(kept).ravel().tolist()]
+            share = np.array_split(batches[number], self.num_processes)[self.process]
+            yield [Draw(self.epoch, index, terms) for index in share.tolist()]
 
 
 class _Failure(NamedTuple):
@@ -209,9 +214,9 @@ def _unpack(parcel: _Parcel, preprocessing: Preprocessing) -> Batch:
 class TrainingLoader:
     """Random batches of varied samples, one epoch per iteration; call `set_epoch` before each.
 
-    The batches depend on (seed, epoch, index) alone, not on the number of workers. Pictures that cannot be used are
-    replaced by others, told of once by name in the log, and kept in `skipped`. `cache` is what is kept decoded, if
-    anything.
+    The batches depend on (seed, epoch, index) alone, not on the number of workers or processes. Pictures that cannot be
+    used are replaced by others, told of once by name in the log, and kept in `skipped`. `cache` is what is kept
+    decoded, if anything.
     """
 
     def __init__(
@@ -229,12 +234,12 @@ class TrainingLoader:
         self.cache = cache
         self.skipped: list[str] = []
 
-    def set_epoch(self, epoch: int, done: float = 0.0) -> None:
-        """Choose the order and the random changes of the next iteration.
+    def set_epoch(self, epoch: int, done: float = 0.0, first: int = 0) -> None:
+        """Choose the order and the random changes of the next iteration, and which batch it begins with.
 
         `done` is the part of the training that lies behind; see `Augmentation.mix_until`.
         """
-        self._batches.epoch = epoch
+        self._batches.epoch, self._batches.first = epoch, first
         self._batches.mixing = done < self._mix_until
 
     def __len__(self) -> int:
@@ -280,17 +285,18 @@ def training_loader(
     num_processes: int = 1,
     rectangular: bool = False,
     cache: int | None = None,
+    smallest: int = 2,
 ) -> TrainingLoader:
     """Batches to train on: (ImageBatch, list of Targets without crowd regions); see `TrainingLoader`.
 
     `rectangular` batches hold pictures of similar shape and hardly any padding: they are grouped by aspect, share one
-    scale, and are cropped with their aspect kept. `cache` is how many bytes of decoded pictures to keep.
+    scale, and are cropped with their aspect kept. `cache` is how many bytes of decoded pictures to keep. Of several
+    processes each takes its share of every batch; a last batch of fewer than `smallest` pictures joins the one before.
     """
     workers = default_workers() if workers is None else workers
     aspects = np.array([record.width / record.height for record in dataset.records]) if rectangular else None
-    batches = EpochBatches(
-        len(dataset), batch_size, seed, process, num_processes, aspects, rectangular or augmentation.scale_per_batch
-    )
+    scale = rectangular or augmentation.scale_per_batch
+    batches = EpochBatches(len(dataset), batch_size, seed, process, num_processes, aspects, scale, smallest)
     kept = None if cache is None else make_cache(dataset, preprocessing, augmentation, cache)
     loader = DataLoader(
         _TrainingSamples(DatasetOriginals(dataset, kept), preprocessing, augmentation, seed),

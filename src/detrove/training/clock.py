@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 SUSPICIOUS_GAP = 60.0  # seconds; a shorter gap is never taken for sleep
@@ -17,7 +17,7 @@ class TrainingClock:
     times the longest step so far counts as one ordinary step only.
 
     `budget` is in seconds, None for no limit; `used` is what an earlier part of the same run has spent; `now` gives
-    seconds and may be replaced in tests.
+    seconds and may be replaced in tests. `state` and `restore` carry it from one part of a run to the next.
     """
 
     def __init__(
@@ -60,6 +60,21 @@ class TrainingClock:
             spent = self._now() - started
             self.paused_seconds += spent
             self._last += spent
+
+    def state(self) -> dict[str, float]:
+        """What `restore` needs: plain numbers."""
+        return {
+            "used": self.used,
+            "steps": self._steps,
+            "step_seconds": self._step_seconds,
+            "longest": self._longest,
+        }
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Go on from the clock of an earlier part of the run: its time is added, its steps are known."""
+        self.used += state["used"]
+        self._steps, self._step_seconds = int(state["steps"]), state["step_seconds"]
+        self._longest = state["longest"]
 
     @property
     def seconds_per_step(self) -> float:

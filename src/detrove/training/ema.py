@@ -24,8 +24,8 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the weights of `model` after `step` training steps (from 1)."""
-        decay = min(self.decay, 1 - step**-WARMUP_POWER)
+        """Move towards the weights of `model` after `step` training steps; up to the first, take them over."""
+        decay = min(self.decay, 1 - max(step, 1) ** -WARMUP_POWER)
         averaged, current = _tensors(self.model), _tensors(model)
         floating = [index for index, tensor in enumerate(averaged) if tensor.is_floating_point()]
         torch._foreach_lerp_([averaged[i] for i in floating], [current[i] for i in floating], 1 - decay)

@@ -25,9 +25,9 @@ from detrove.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything needed to continue: tensors by name, and plain `facts` (epoch, step, clock, best AP).
+    """Everything needed to continue: tensors by name, and plain `facts` (epoch, step, clock, best AP, mean losses).
 
-    Random states need no room: every epoch draws from the run's seed and the epoch's number.
+    Random states need no room: every step draws from the run's seed and its own number.
     """
 
     model: dict[str, Tensor]
@@ -71,6 +71,17 @@ class RunFolder:
     def report(self) -> Path:
         """The page about the run."""
         return self.path / "report.html"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is anything but what a killed process left half written."""
+        return self.path.exists() and any(not is_partial(entry) for entry in self.path.iterdir())
+
+    def remove_partial(self) -> None:
+        """Remove what a killed process left half written; `last/` and what it was before its renaming stay."""
+        for entry in self.path.iterdir() if self.path.is_dir() else ():
+            if is_partial(entry):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def refuse_if_taken(self) -> None:
         """Raise `InputError` where something stands at the path already."""
@@ -135,6 +146,11 @@ class RunFolder:
             )
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise InputError(f"{folder}: cannot continue from it ({error}); start anew in another --output") from None
+
+
+def is_partial(entry: Path) -> bool:
+    """Whether a file or folder carries the name of one that is being written."""
+    return entry.name.endswith(".partial")
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -50,11 +50,30 @@ def test_every_picture_once_and_none_alone(length: int, batch_size: int, sizes: 
     assert sorted(index for batch in listed for _, index, _ in batch) == list(range(length))
 
 
-def test_processes_share_an_epoch() -> None:
-    parts = [list(EpochBatches(23, 4, seed=1, process=process, num_processes=2)) for process in (0, 1)]
-    whole = list(EpochBatches(23, 4, seed=1))
-    assert parts[0] == whole[0::2]
-    assert parts[1] == whole[1::2]
+@pytest.mark.parametrize("aspects", [None, np.exp(np.random.default_rng(0).uniform(-1, 1, 23))])
+def test_processes_share_every_batch(aspects: np.ndarray | None) -> None:
+    whole = indices(EpochBatches(23, 5, seed=1, aspects=aspects, smallest=4))
+    parts = [indices(EpochBatches(23, 5, 1, process, 3, aspects, smallest=4)) for process in range(3)]
+    assert sorted(len(batch) for batch in whole) == [5, 5, 5, 8]  # the three left over join a batch
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert [index for share in shares for index in share] == batch
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(("length", "batch_size"), [(2, 8), (8, 2)])
+def test_a_process_without_a_picture_is_refused(length: int, batch_size: int) -> None:
+    with pytest.raises(InputError, match="is 2, less than the 3 processes"):
+        EpochBatches(length, batch_size, 0, 0, 3)
+
+
+@pytest.mark.parametrize("aspects", [None, np.exp(np.random.default_rng(0).uniform(-1, 1, 20))])
+def test_an_epoch_can_begin_at_any_batch(aspects: np.ndarray | None) -> None:
+    batches = EpochBatches(20, 3, seed=1, aspects=aspects, share_scale=True)
+    batches.epoch = 2
+    whole = list(batches)
+    for first in range(len(whole) + 1):
+        batches.first = first
+        assert list(batches) == whole[first:]
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
@@ -135,28 +154,9 @@ def test_rectangular_batches_hold_similar_shapes_and_every_picture_once() -> Non
     assert middles != sorted(middles)
 
 
-def test_rectangular_rounds_are_of_similar_shape_and_fair() -> None:
-    """Two processes: each round's batches are neighbours, and what is left out is not always the same."""
-    aspects = np.exp(np.linspace(-1, 1, 36))
-    seen = set()
-    for epoch in range(8):
-        parts = []
-        for process in (0, 1):
-            batches = EpochBatches(36, 4, 0, process, 2, aspects)
-            batches.epoch = epoch
-            parts.append(indices(batches))
-        assert [len(part) for part in parts] == [4, 4]
-        shown = [index for part in parts for batch in part for index in batch]
-        assert len(set(shown)) == len(shown) == 32
-        seen |= set(range(36)) - set(shown)
-        for one, other in zip(*parts, strict=True):
-            assert 0.5 < aspects[one].mean() / aspects[other].mean() < 2
-    assert len(seen) > 8
-
-
-def test_processes_share_the_scale_of_a_round() -> None:
+def test_processes_share_the_scale_of_a_batch() -> None:
     places = [
-        [batch[0].terms.scale_place for batch in EpochBatches(16, 4, 0, process, 2, share_scale=True)]
+        [batch[0].terms.scale_place for batch in EpochBatches(16, 8, 0, process, 2, share_scale=True)]
         for process in (0, 1)
     ]
     assert places[0] == places[1]
