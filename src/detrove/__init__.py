@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from detrove.inference import Detector, load
     from detrove.models.catalogue import create, criterion_for
     from detrove.structures import Detections, ImageBatch, LabelMap, Predictions, Preprocessing, Targets
+    from detrove.study import record
     from detrove.training import train
 
     __version__: str
@@ -35,6 +36,7 @@ _HOMES = {
     "evaluate": "detrove.evaluation",
     "load": "detrove.inference",
     "optimize": "detrove.export",
+    "record": "detrove.study",
     "save": "detrove.checkpoints",
     "train": "detrove.training",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "evaluate",
     "load",
     "optimize",
+    "record",
     "save",
     "train",
 ]

@@ -26,6 +26,7 @@ NAMES = [
     "evaluate",
     "load",
     "optimize",
+    "record",
     "save",
     "train",
 ]

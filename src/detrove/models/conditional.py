@@ -28,6 +28,7 @@ from detrove.nn.conditional_attention import (
 )
 from detrove.nn.heads import reference_box_head, sigmoid_class_head
 from detrove.nn.positions import sine_encoding, sine_of_anchors
+from detrove.nn.recording import record_anchors
 from detrove.nn.references import move
 from detrove.nn.transformer import MLP, EncoderLayer, xavier_uniform_matrices
 from detrove.structures import ImageBatch, Predictions, Preprocessing, Targets
@@ -109,6 +110,7 @@ class ConditionalDETR(nn.Module):
         outputs: list[Tensor] = []
         for index, layer in enumerate(self.decoder):
             where = sine * self.position_scale(content) if index else sine
+            record_anchors(layer, reference, where)
             content = layer(content, query_position, where, memory, memory_position=position, padding_mask=padding_mask)
             outputs.append(self.decoder_norm(content))
         output = torch.stack(outputs)  # (L, B, Q, D)

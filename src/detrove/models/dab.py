@@ -46,6 +46,7 @@ from detrove.nn.conditional_attention import (
 )
 from detrove.nn.heads import reference_box_head, sigmoid_class_head
 from detrove.nn.positions import sine_encoding, sine_of_anchors
+from detrove.nn.recording import record_anchors
 from detrove.nn.references import move
 from detrove.nn.transformer import MLP, EncoderLayer, xavier_uniform_matrices
 from detrove.structures import ImageBatch, Predictions, Preprocessing, Targets
@@ -155,6 +156,7 @@ class DABDETR(nn.Module):
         for index, layer in enumerate(self.decoder):
             sines = sine_of_anchors(anchor, dim // 2, self.anchor_temperature)
             where = sines[..., :dim] * self.position_scale(content) if index else sines[..., :dim]
+            record_anchors(layer, anchor, where)
             if self.size_head is not None:
                 where = modulate(where, self.size_head(content).sigmoid() / anchor[..., 2:])
             content = layer(

@@ -6,20 +6,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrove.nn.recording import active_recorder
+from detrove.nn.recording import Parts, active_recorder, recorder_for
 
 
 def attend(
-    block: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    block: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    parts: Parts | None = None,
 ) -> Tensor:
     """softmax(Q Kᵀ / √d) V per head: (B, M, Q, d), (B, M, T, d), (B, M, T, d') to (B, M, Q, d').
 
     `mask` is boolean, broadcastable to (B, M, Q, T), **True = may be looked at**. `block` is the module that asks: an
-    active recorder gets Q, K, V and A under its name.
+    active recorder gets Q, K, V and A under its name, and the `parts` of Q and K.
     """
-    recorder = active_recorder()
+    recorder = recorder_for(block)
     if recorder is not None:
-        recorder.add_dense(block, query, key, value, explicit_attention(query, key, mask))
+        recorder.add_dense(block, query, key, value, explicit_attention(query, key, mask), parts)
     width, missing = value.shape[-1], query.shape[-1] - value.shape[-1]
     if missing > 0 and query.device.type == "cpu":
         # torch's kernel for the CPU that does not write A down wants values as wide as queries
@@ -39,6 +45,21 @@ def explicit_attention(query: Tensor, key: Tensor, mask: Tensor | None) -> Tenso
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, N, D) to (B, M, N, D / M)."""
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def parts_of_heads(
+    num_heads: int,
+    query_content: Tensor,
+    query_position: Tensor,
+    key_content: Tensor,
+    key_position: Tensor,
+    concatenated: bool = False,
+) -> Parts | None:
+    """Projected parts (B, N, D) per head for a recorder; None where nobody records."""
+    if active_recorder() is None:
+        return None
+    apart = (query_content, query_position, key_content, key_position)
+    return Parts(*(split_heads(x, num_heads) for x in apart), concatenated=concatenated)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -90,5 +111,23 @@ class MultiHeadAttention(nn.Module):
         mask = None if padding_mask is None else ~padding_mask[:, None, None, :]
         if attention_mask is not None:
             mask = ~attention_mask if mask is None else mask & ~attention_mask
-        attended = attend(self, q, k, v, mask, self.dropout if self.training else 0.0)
+        parts = self._parts(query, value, key)
+        attended = attend(self, q, k, v, mask, self.dropout if self.training else 0.0, parts)
         return self.out_proj(merge_heads(attended))
+
+    def _parts(self, query: Tensor, value: Tensor, key: Tensor | None) -> Parts | None:
+        """Content and position apart, for a recorder: inside a layer, whose position went into the queries."""
+        recorder = recorder_for(self)
+        position = None if recorder is None else recorder.position_in(self)
+        if position is None:
+            return None
+        dim = query.shape[-1]
+        query_weight, key_weight = self.in_proj_weight[:dim], self.in_proj_weight[dim : 2 * dim]
+        key_position = position if key is None else key - value
+        return parts_of_heads(
+            self.num_heads,
+            F.linear(query - position, query_weight, self.in_proj_bias[:dim]),
+            F.linear(position, query_weight),
+            F.linear(value, key_weight, self.in_proj_bias[dim : 2 * dim]),
+            F.linear(key_position, key_weight),
+        )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detrove.nn.attention import attend, merge_heads, split_heads
+from detrove.nn.attention import attend, merge_heads, parts_of_heads, split_heads
+from detrove.nn.recording import record_layer
 from detrove.nn.transformer import FeedForward
 
 
@@ -28,11 +29,13 @@ class ConditionalSelfAttention(nn.Module):
 
         `attention_mask` (Q, Q) bool, row looks at column, True = hidden.
         """
-        query = self.query_content(content) + self.query_position(position)
-        key = self.key_content(content) + self.key_position(position)
+        query_content, query_where = self.query_content(content), self.query_position(position)
+        key_content, key_where = self.key_content(content), self.key_position(position)
+        query, key = query_content + query_where, key_content + key_where
         q, k, v = (split_heads(x, self.num_heads) for x in (query, key, self.value(content)))
         mask = None if attention_mask is None else ~attention_mask
-        attended = attend(self, q, k, v, mask, self.dropout if self.training else 0.0)
+        parts = parts_of_heads(self.num_heads, query_content, query_where, key_content, key_where)
+        attended = attend(self, q, k, v, mask, self.dropout if self.training else 0.0, parts)
         return self.out_proj(merge_heads(attended))
 
 
@@ -80,7 +83,8 @@ class ConditionalCrossAttention(nn.Module):
         )
         value = split_heads(self.value(memory), self.num_heads)
         mask = None if padding_mask is None else ~padding_mask[:, None, None, :]
-        attended = attend(self, query, key, value, mask, self.dropout if self.training else 0.0)
+        parts = parts_of_heads(self.num_heads, query_content, query_where, key_content, key_where, concatenated=True)
+        attended = attend(self, query, key, value, mask, self.dropout if self.training else 0.0, parts)
         return self.out_proj(merge_heads(attended))
 
 
@@ -118,6 +122,7 @@ class ConditionalDecoderLayer(nn.Module):
 
         `attention_mask` (Q, Q) bool, True = hidden, goes to the self-attention; `context` goes to the cross-attention.
         """
+        record_layer(self, content, position, sine)
         attended = self.self_attention(content, position, attention_mask=attention_mask)
         content = self.self_attention_norm(content + self.dropout(attended))
         attended = self.cross_attention(content, position, sine, memory, **context)

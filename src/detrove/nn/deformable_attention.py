@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detrove.nn.linear import Linear
-from detrove.nn.recording import active_recorder
+from detrove.nn.recording import recorder_for
 from detrove.nn.sampling import Shapes, sample_levels
 
 
@@ -68,7 +68,7 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
         weights = weights.unflatten(-1, heads_levels_points[1:])
         locations = self._locations(reference_points, offsets, shapes)
-        recorder = active_recorder()
+        recorder = recorder_for(self)
         if recorder is not None:
             recorder.add_sampled(self, value, locations, weights, reference_points, shapes)
         return self.output_proj(sample_levels(value, shapes, locations, weights))

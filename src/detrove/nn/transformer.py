@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from detrove.nn.linear import Linear
+from detrove.nn.recording import record_layer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "prelu": nn.PReLU}
 
@@ -70,6 +71,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor, position: Tensor, **context: Any) -> Tensor:
         """Tokens (B, T, D) with their position (B, T, D) to tokens (B, T, D); `context` goes to the attention."""
+        record_layer(self, tokens, position)
         if self.norm_first:
             normed = self.self_attention_norm(tokens)
             tokens = tokens + self.dropout(self.self_attention(normed + position, normed, **context))
@@ -114,6 +116,7 @@ class DecoderLayer(nn.Module):
         value. `attention_mask` (Q, Q) bool, True = hidden, goes to the self-attention, `context` to the
         cross-attention.
         """
+        record_layer(self, content, position)
         if self.norm_first:
             normed = self.self_attention_norm(content)
             content = content + self.dropout(
