@@ -15,6 +15,10 @@ class InputError(ValueError):
     """The input is at fault; the message names what and how to mend it."""
 
 
+class NotFiniteError(InputError):
+    """Predictions, or the boxes that they are compared with, hold nan or inf."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A phrase that offers the choices closest to `name`, for an error message.
 

@@ -23,7 +23,18 @@ CURVES = 6
 CONFUSED = 20
 """Classes in the confusion matrix: those with the most mistakes."""
 
-NOT_A_TERM = ("epoch", "step", "minutes", "pictures", "learning_rate", "loss", *METRIC_NAMES, "per_class")
+NOT_A_TERM = (
+    "epoch",
+    "step",
+    "minutes",
+    "pictures",
+    "learning_rate",
+    "skipped",
+    "watch",
+    "loss",
+    *METRIC_NAMES,
+    "per_class",
+)
 """What a line of the history holds beside the terms of the loss."""
 
 MEANINGS = {

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrove.boxes import cxcywh_to_xyxy, pairwise_giou_xyxy
-from detrove.errors import InputError
+from detrove.errors import NotFiniteError
 from detrove.structures import Targets
 
 
@@ -50,7 +50,7 @@ def match(logits: Tensor, boxes: Tensor, targets: Sequence[Targets], cost: Match
 
     `logits` (L, B, Q, C), `boxes` (L, B, Q, 4) cxcywh. The cost of all pairs of all layers and pictures is computed at
     once, in float32 or better; SciPy then assigns picture by picture, queries in rows, so that ties fall as in the
-    official codes. Raises `InputError` naming the pictures whose cost is not finite.
+    official codes. Raises `NotFiniteError` naming the pictures whose cost is not finite.
     """
     counts = [len(target) for target in targets]
     layers, device = logits.shape[0], logits.device
@@ -140,7 +140,7 @@ def _require_finite(matrix: Tensor, targets: Sequence[Targets]) -> None:
         if not matrix[:, index, :, : len(target)].isfinite().all()
     ]
     if bad:
-        raise InputError(
+        raise NotFiniteError(
             f"matching cost is not finite for picture {', '.join(bad)}: the prediction or its boxes hold nan or inf; "
             "check its annotation, or lower the learning rate"
         )

@@ -21,6 +21,7 @@ from detrove.tiling import Tiling
 from detrove.training.schedule import SCHEDULES
 
 MIXED_PRECISION = ("no", "bf16")
+ON_NONFINITE = ("stop", "skip")
 RUN_SETTINGS = (
     "train_split",
     "val_split",
@@ -32,6 +33,7 @@ RUN_SETTINGS = (
     "recompute",
     "empty_tiles",
     "patience",
+    "on_nonfinite",
 )
 MODEL_PREFIX = "model."
 PREPROCESSING_PREFIX = "preprocessing."
@@ -53,7 +55,8 @@ class TrainingConfig:
     less memory and more time. `backbone_weights` is a file, "pretrained" or None. Where there is a `tiling`, large
     pictures are trained
     on and looked at in tiles, and `empty_tiles` is the part of those trained on that may be without objects. After
-    `patience` validations without a better AP the training ends early; None: never.
+    `patience` validations without a better AP the training ends early; None: never. `on_nonfinite` says what becomes of
+    a step whose loss or gradient is no number: "stop" ends the training, "skip" leaves it out; both name the picture.
     """
 
     data: str
@@ -77,6 +80,7 @@ class TrainingConfig:
     tiling: Tiling | None = None
     empty_tiles: float = EMPTY_SHARE
     patience: int | None = None
+    on_nonfinite: str = "stop"
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     recipe: Recipe = field(default_factory=Recipe)
     model_config: dict[str, Any] = field(default_factory=dict)
@@ -90,6 +94,7 @@ class TrainingConfig:
         _require(self.workers >= 0, "workers", self.workers, "at least 0")
         _require(0 <= self.empty_tiles < 1, "empty_tiles", self.empty_tiles, "from 0 to below 1")
         _require(self.mixed_precision in MIXED_PRECISION, "mixed_precision", self.mixed_precision, "no or bf16")
+        _require(self.on_nonfinite in ON_NONFINITE, "on_nonfinite", self.on_nonfinite, "stop or skip")
         _require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1")
         if self.cache is not None:
             parse_bytes(self.cache)

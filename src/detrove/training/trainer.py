@@ -6,23 +6,23 @@ import dataclasses
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from detrove import checkpoints
 from detrove.data.batching import explained_worker_deaths, training_loader
 from detrove.data.cache import parse_bytes
 from detrove.data.dataset import DetectionDataset
 from detrove.data.transforms import Augmentation
-from detrove.errors import InputError
-from detrove.losses.criterion import Criterion
+from detrove.errors import InputError, NotFiniteError
+from detrove.losses.criterion import Criterion, count_boxes
 from detrove.memory import freed_memory_kept
 from detrove.models.preset import Recipe
 from detrove.nn.recompute import recompute_layers
@@ -32,8 +32,11 @@ from detrove.training.clock import TrainingClock
 from detrove.training.config import TrainingConfig
 from detrove.training.ema import MovingAverage
 from detrove.training.events import Events
+from detrove.training.finiteness import Finiteness
 from detrove.training.interruption import Interruption
 from detrove.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer, set_rates
+from detrove.training.parts import parts_of
+from detrove.training.processes import Processes, processes_here
 from detrove.training.progress import Display, Status
 from detrove.training.run_folder import RunFolder, TrainingState
 from detrove.training.schedule import rate_factor
@@ -42,19 +45,23 @@ from detrove.training.validation import Measured, Validation, affordable
 
 SAVING_SHARE = 0.05  # of the time since, spent on saving the state to continue from
 LONGEST_UNSAVED = 600.0  # seconds, where an epoch takes longer than that
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
 class Position:
-    """How far a training has come: whole `epoch`s, `step`s and `pictures`, and the best validation AP (-1: none).
+    """How far a training has come: whole `epoch`s, `index` steps of the present one, and in all `step`s and `pictures`.
 
-    `warmed_up` is the part of the clock's budget that went before the first step, into preparation and the trunk.
+    `best_ap` is the best validation AP (-1: none). `trunk_ready` says that the trunk has had what it learns by itself,
+    `warmed_up` is the part of the clock's budget that went before the first step, into that and into preparation.
     """
 
     epoch: int = 0
+    index: int = 0
     step: int = 0
     pictures: int = 0
     best_ap: float = -1.0
+    trunk_ready: bool = False
     warmed_up: float = 0.0
 
 
@@ -75,13 +82,25 @@ class Means:
         """The means so far."""
         return {name: total / self.count for name, total in self.sums.items()}
 
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs: plain numbers."""
+        return {"sums": dict(self.sums), "count": self.count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from an earlier part of the run."""
+        self.sums.update(state["sums"])
+        self.count = state["count"]
+
 
 class Trainer:
     """Trains `model` and fills the run folder; `run()` does it all.
 
-    The state to continue from is taken at the end of an epoch. An epoch draws all its randomness from the run's seed
-    and its own number, so that a continued run goes on as it would have. A run that was interrupted within an epoch
-    begins that epoch again.
+    The state to continue from is taken between two steps. A step draws all its randomness from the run's seed and its
+    own number, and so do its pictures, so that a continued run goes on as it would have, bit for bit on a CPU where the
+    length is in epochs and the number of threads stays.
+
+    Several `processes` each take their share of every batch; the main one's clock and Ctrl-C decide for all, and only
+    it writes and tells.
     """
 
     def __init__(
@@ -95,17 +114,23 @@ class Trainer:
         clock: TrainingClock,
         display: Display,
         callbacks: Sequence[Callback] = (),
+        processes: Processes | None = None,
     ) -> None:
         self.config, self.recipe = config, config.recipe
         self.criterion, self.validation, self.training_data = criterion, validation, training_data
         self.folder, self.clock, self.display = folder, clock, display
-        self.accelerator = Accelerator()
-        model = model.to(self.accelerator.device)
+        self.processes = processes or Processes()
+        self.accelerator, self.device = self.processes.accelerator, self.processes.device
+        model = model.to(self.device)
+        self.dtype = next(model.parameters()).dtype
         self.average = MovingAverage(model, self.recipe.ema_decay) if self.recipe.ema_decay else None
         if config.recompute:
             recompute_layers(model)
+        if config.compile:
+            model.compile()
         self.optimizer = build_optimizer(model, self.recipe)
-        self.model, self.prepared_optimizer = self.accelerator.prepare(model, self.optimizer)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.mixed_precision == "fp16")
+        self.model = self.accelerator.prepare(model)
         self.loader = training_loader(
             training_data,
             config.preprocessing,
@@ -113,15 +138,21 @@ class Trainer:
             self.recipe.batch_size,
             config.seed,
             config.workers,
+            self.processes.index,
+            self.processes.number,
             rectangular=config.rectangular,
-            cache=None if config.cache is None else parse_bytes(config.cache),
+            cache=None if config.cache is None else parse_bytes(config.cache) // processes_here(),
+            smallest=max(2, self.processes.number * config.accumulate),
         )
         if self.loader.cache is not None:
             display.message(self.loader.cache.describe())
-        self.position = Position()
+        self.position, self.means = Position(), Means()
         self.interruption = Interruption()
         self.lines: list[dict[str, Any]] = []
-        self.callbacks = Callbacks([Events(folder.events), *callbacks])
+        self.callbacks = Callbacks([Events(folder.events), *callbacks] if self.processes.main else [])
+        self.finiteness = Finiteness(
+            config.on_nonfinite, training_data, self.recipe.learning_rate, self.processes.number
+        )
         self.ended_by = ""  # who ended the training before its length was reached, in words
         self.best: Measured | None = None
         self.validated_at = -1  # the step whose weights were validated last
@@ -134,9 +165,9 @@ class Trainer:
         After a first Ctrl-C the present step is ended and everything is saved and validated; a second one skips that
         validation.
         """
-        on_cpu = self.accelerator.device.type == "cpu"
+        on_cpu = self.device.type == "cpu"
         with self.interruption, freed_memory_kept() if on_cpu else nullcontext():
-            if self.position.step == 0:
+            if not self.position.trunk_ready:
                 self._warm_up_trunk()
             while not self._finished():
                 with explained_worker_deaths():
@@ -146,23 +177,36 @@ class Trainer:
             elif self.ended_by:
                 self.display.message(f"stopping early: {self.ended_by}")
             self._save_last()
+            best_ap = self.position.best_ap
             try:
                 self._validate()
             except KeyboardInterrupt:
+                if self.processes.number > 1:  # the others wait for what this one will not do
+                    raise
                 self.display.message("validation skipped")
-            if not self.folder.best.exists():
+            if self.position.best_ap > best_ap:
+                self._save_last()
+            if self.processes.main and not self.folder.best.exists():
                 checkpoints.save(self.validation.detector(self._weights()), self.folder.best)
         return self.best
 
     def resume(self, state: TrainingState) -> None:
-        """Put a saved state in place."""
+        """Put a saved state in place. Raises `InputError` where it is of another version of detrove."""
         self._bare_model().load_state_dict(state.model)
         restore_optimizer(self.optimizer, self._bare_model(), state.optimizer)
         if self.average is not None and state.average is not None:
             self.average.model.load_state_dict(state.average)
         facts = dict(state.facts)
-        self.clock.used += facts.pop("used_seconds")
-        self.position = Position(**facts)
+        try:
+            self.clock.restore(facts.pop("clock"))
+            self.means.restore(facts.pop("means"))
+            self.validation_seconds = facts.pop("validation_seconds")
+            self.scaler.load_state_dict(facts.pop("scaler"))
+            self.position = Position(**facts)
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.folder.last}: of another version of detrove ({error}); start anew in another --output"
+            ) from None
         self.lines = [line for line in self.folder.read_metrics() if line["epoch"] <= self.position.epoch]
         self._end_where_stale()
 
@@ -172,13 +216,13 @@ class Trainer:
         share, backbone = self.recipe.trunk_warmup, model.backbone
         if share and not backbone.frozen and self.config.weights is None:
             self.display.message("the trunk has no weights: it first learns to tell crops of the objects apart")
+            torch.manual_seed(self.config.seed)
             steps = share * (self.config.epochs or 0) * len(self.loader)
 
             def fraction(step: int) -> float:
                 self.clock.prepared()
-                if self.interruption.requested:
-                    return 1.0
-                return step / steps if self.config.epochs else self.clock.fraction / share
+                done = step / steps if self.config.epochs else self.clock.fraction / share
+                return self.processes.of_main(1.0 if self.interruption.requested else done)[0]
 
             def told(done: float, accuracy: float) -> None:
                 left = None if self.clock.budget is None else self.clock.budget - self.clock.used
@@ -186,64 +230,106 @@ class Trainer:
 
             data, preprocessing = self.training_data, self.config.preprocessing
             warm_up_trunk(backbone, data, preprocessing, self.config.seed, fraction, told)
+            self.optimizer.zero_grad()  # of what it learned from last
+            self.processes.align(backbone)
             if self.average is not None:
                 self.average.update(self._bare_model(), step=0)
+            self.position.trunk_ready = not self.interruption.requested
         self.position.warmed_up = self.clock.fraction
+        if self.position.trunk_ready:
+            with self.clock.paused():
+                self._save_last()
 
     def _train_epoch(self) -> None:
-        """One pass over the training pictures, as far as the budget allows."""
-        set_seed((self.config.seed * 1_000_003 + self.position.epoch) % 2**32)
-        self.loader.set_epoch(self.position.epoch, self._fraction(0))
+        """One pass over the training pictures, or what is left of it, as far as the budget allows."""
+        [done] = self.processes.of_main(self._fraction(0))
+        self.loader.set_epoch(self.position.epoch, done, self.position.index)
         self.model.train()
-        means, whole = Means(), True
-        for index, (images, targets) in enumerate(self.loader):
-            if self.interruption.requested or not self.clock.allows_another_step():
+        whole = True
+        for images, targets in self.loader:
+            goes_on = self.clock.allows_another_step() and not self.interruption.requested
+            goes_on, fraction = self.processes.of_main(goes_on, self._fraction(self.position.index))
+            if not goes_on:
                 whole = False
                 break
-            fraction = self._fraction(index)
+            seed_step(self.config.seed, self.position.step, self.processes.index)
             set_rates(self.optimizer, rate_factor(self.recipe, fraction, self.position.step))
             losses = self._step(images, targets)
-            means.add(losses)
+            if losses is not None:
+                self.means.add(losses)
+            self.position.index += 1
             self.clock.step()
-            self.display.step(self._status(self._fraction(index + 1), means.values()))
-            self._tell_step(index, losses)
+            self.display.step(self._status(self._fraction(self.position.index), self.means.values()))
+            if losses is not None:
+                self._tell_step(losses)
             if time.monotonic() - self.saved_at > LONGEST_UNSAVED:
                 with self.clock.paused():
                     self._save_last()
-        number = self.position.epoch + 1
-        self.position.epoch += whole
-        if means.count:
-            self._end_epoch(number, means.values())
+        number, losses = self.position.epoch + 1, self.means.values()
+        if whole:
+            self.position.epoch, self.position.index, self.means = number, 0, Means()
+        if losses:
+            self._end_epoch(number, losses)
 
-    def _step(self, images: ImageBatch, targets: list[Targets]) -> dict[str, float]:
-        """One step of the optimiser; answers the loss and each term of the last decoder layer."""
-        device = self.accelerator.device
-        images, targets = images.to(device), [target.to(device) for target in targets]
-        # Not accelerate's autocast: its precision is one for the whole process, not one for each training.
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
-            predictions = self.model(images, targets)
-        losses = self.criterion(in_full_precision(predictions), targets)
-        total = self.criterion.total(losses)
+    def _step(self, images: ImageBatch, targets: list[Targets]) -> dict[str, float] | None:
+        """One step of the optimiser: the loss and each term of the last decoder layer, over all processes.
+
+        None where the step was skipped.
+        """
+        num_parts, sums, names = self.config.accumulate, [], ["loss"]
+        num_boxes = count_boxes(targets) / num_parts
+        put_back = self.finiteness.keep_buffers(self._bare_model())
+        try:
+            for number, part in enumerate(parts_of(images, targets, num_parts), start=1):
+                with nullcontext() if number == num_parts else self.accelerator.no_sync(self.model):
+                    total, losses = self._losses(self.model, *part, num_boxes)
+                    self.scaler.scale(total / num_parts).backward()
+                sums.append(torch.stack((total, *(value[-1] for value in losses.values()))).detach())
+                names = ["loss", *losses]
+        except NotFiniteError:
+            return self._lost("the loss became nan", images, targets, put_back)
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         # one copy from the device for all that is told of the step
-        loss, *terms = torch.stack((total, *(value[-1] for value in losses.values()))).detach().tolist()
-        if not math.isfinite(loss):
-            raise InputError(self._diverged(loss, targets))
-        self.accelerator.backward(total)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        self.prepared_optimizer.step()
-        self.prepared_optimizer.zero_grad()
+        told = torch.cat((torch.stack(sums).mean(dim=0), sums[0].new_tensor([len(targets)]), norm[None]))
+        *means, pictures, norm = self.processes.mean(told).tolist()
+        if not math.isfinite(means[0]):
+            return self._lost(f"the loss became {means[0]}", images, targets, put_back)
+        if not math.isfinite(norm) and not self.scaler.is_enabled():  # it skips such a step by itself
+            return self._lost(f"the gradient became {norm}", images, targets, put_back)
+        self.finiteness.passed()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
         self.position.step += 1
-        self.position.pictures += len(targets)
+        self.position.pictures += round(pictures * self.processes.number)
         if self.average is not None:
             self.average.update(self._bare_model(), self.position.step)
-        return {"loss": loss, **dict(zip(losses, terms, strict=True))}
+        return dict(zip(names, means, strict=True))
 
-    def _diverged(self, loss: float, targets: list[Targets]) -> str:
-        pictures = ", ".join(str(target.image_id) for target in targets)
-        return (
-            f"the loss became {loss} in step {self.position.step + 1}, on the pictures with the ids {pictures}: lower "
-            f"the rate (--set learning_rate={self.recipe.learning_rate / 4:g}), or look at the boxes of those pictures"
+    def _losses(
+        self, model: nn.Module, images: ImageBatch, targets: list[Targets], num_boxes: float | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum that is minimised, and its terms, of pictures that may be a part of a step."""
+        images, targets = images.to(self.device, self.dtype), [target.to(self.device) for target in targets]
+        precision = AUTOCAST.get(self.config.mixed_precision)
+        # Not accelerate's autocast: its precision is one for the whole process, not one for each training.
+        with torch.autocast(self.device.type, precision, enabled=precision is not None):
+            predictions = model(images, targets)
+        losses = self.criterion(in_full_precision(predictions), targets, num_boxes)
+        return self.criterion.total(losses), losses
+
+    def _lost(self, what: str, images: ImageBatch, targets: list[Targets], put_back: Callable[[], None]) -> None:
+        """A step that lost its numbers ends the training or is skipped, and then leaves no trace in the model."""
+        put_back()
+        self.optimizer.zero_grad()
+        model = self._bare_model()
+        told = self.finiteness.failed(
+            what, self.position.step + 1, model, lambda x, y: self._losses(model, x, y)[0], images, targets
         )
+        if told:
+            self.display.message(told)
+        self.position.step += 1
 
     def _end_epoch(self, number: int, losses: dict[str, float]) -> None:
         """Validate where affordable, and write down how it went; `number` counts epochs from 1, a cut one included."""
@@ -254,11 +340,13 @@ class Trainer:
             "pictures": self.position.pictures,
             "learning_rate": max(group["lr"] for group in self.optimizer.param_groups),
             **losses,
+            **self.finiteness.told_of_epoch(),
         }
         with self.clock.paused():
             last = self._finished()
             due = last or affordable(self.clock, sum(self.validation_seconds), self._expected_validation())
-            measured = self._validate() if due and not self.interruption.requested else None
+            [due] = self.processes.of_main(due and not self.interruption.requested)
+            measured = self._validate() if due else None
             self.lines.append(line | (measured.metrics.to_json() if measured else {}))
             self.folder.write_metrics(self.lines)
             self._tell_epoch(measured)
@@ -267,9 +355,9 @@ class Trainer:
         status = dataclasses.replace(self._status(self._fraction(0), losses), epoch=number)
         self.display.epoch(status, measured.metrics if measured else None)
 
-    def _tell_step(self, index: int, losses: dict[str, float]) -> None:
+    def _tell_step(self, losses: dict[str, float]) -> None:
         rate = max(group["lr"] for group in self.optimizer.param_groups)
-        fraction = self._fraction(index + 1)
+        fraction = self._fraction(self.position.index)
         self.callbacks.on_step(StepDone(self.position.step, self.position.epoch + 1, fraction, rate, losses))
 
     def _tell_epoch(self, measured: Measured | None) -> None:
@@ -289,12 +377,14 @@ class Trainer:
             return None
         started = time.monotonic()
         weights = self._weights()
-        measured = self.validation.measure(weights)
+        self.processes.align(weights)  # running means of live norms are each process's own
+        measured = self.validation.measure(weights, self.processes)
         self.validated_at = self.position.step
         if measured.ap >= self.position.best_ap:
             self.position.best_ap, self.best = measured.ap, measured
             facts = {"epoch": self.position.epoch, "step": self.position.step, "validation": measured.metrics.to_json()}
-            checkpoints.save(self.validation.detector(weights, measured), self.folder.best, training=facts)
+            if self.processes.main:
+                checkpoints.save(self.validation.detector(weights, measured), self.folder.best, training=facts)
         self.validation_seconds.append(time.monotonic() - started)
         return measured
 
@@ -312,18 +402,25 @@ class Trainer:
                 model=model.state_dict(),
                 optimizer=optimizer_tensors(self.optimizer, model),
                 average=self.average.model.state_dict() if self.average else None,
-                facts={**vars(self.position), "used_seconds": self.clock.used},
+                facts={
+                    **vars(self.position),
+                    "means": self.means.state(),
+                    "clock": self.clock.state(),
+                    "validation_seconds": self.validation_seconds,
+                    "scaler": self.scaler.state_dict(),
+                },
             )
         )
         self.saved_at = time.monotonic()
         self.saving_seconds = self.saved_at - started
 
     def _finished(self) -> bool:
-        if self.interruption.requested or self.ended_by:
-            return True
+        finished = bool(self.interruption.requested or self.ended_by)
         if self.config.epochs is not None:
-            return self.position.epoch >= self.config.epochs
-        return not self.clock.allows_another_step()
+            finished |= self.position.epoch >= self.config.epochs
+        else:
+            finished |= not self.clock.allows_another_step()
+        return bool(self.processes.of_main(finished)[0])
 
     def _fraction(self, index: int) -> float:
         """The part of the training that is done after `index` steps of the present epoch."""
@@ -348,16 +445,26 @@ class Trainer:
         return self.average.model if self.average is not None else self._bare_model()
 
 
+def seed_step(seed: int, step: int, process: int) -> None:
+    """Let a step's randomness depend on the run's seed, its own number and the process alone."""
+    [drawn] = np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)
+    torch.manual_seed(int(drawn))
+
+
 def augmentation_of(recipe: Recipe) -> Augmentation:
     """The recipe's part about how training pictures are varied."""
     return Augmentation(**{entry.name: getattr(recipe, entry.name) for entry in dataclasses.fields(Augmentation)})
 
 
 def in_full_precision(predictions: Predictions) -> Predictions:
-    """The predictions as float32, for losses that must not be computed in less."""
+    """The predictions as float32 where they are less: losses must not be computed in that."""
     encoder, denoising = predictions.encoder, predictions.denoising
     if encoder is not None:
-        encoder = Proposals(encoder.logits.float(), encoder.boxes.float())
+        encoder = Proposals(_widened(encoder.logits), _widened(encoder.boxes))
     if denoising is not None:
-        denoising = dataclasses.replace(denoising, logits=denoising.logits.float(), boxes=denoising.boxes.float())
-    return Predictions(predictions.logits.float(), predictions.boxes.float(), encoder, denoising)
+        denoising = dataclasses.replace(denoising, logits=_widened(denoising.logits), boxes=_widened(denoising.boxes))
+    return Predictions(_widened(predictions.logits), _widened(predictions.boxes), encoder, denoising)
+
+
+def _widened(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in AUTOCAST.values() else values
