@@ -23,6 +23,7 @@ FLOORS = (
     {"study"},
     {"serving"},
     {"cli"},
+    {"__main__"},
 )
 """From the ground up. A part may import the parts of lower floors."""
 

@@ -38,20 +38,26 @@ class Criterion:
         if self.class_loss not in CLASS_LOSSES:
             raise ValueError(f"class_loss {self.class_loss!r} is none of {', '.join(CLASS_LOSSES)}")
 
-    def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> dict[str, Tensor]:
+    def __call__(
+        self, predictions: Predictions, targets: Sequence[Targets], num_boxes: float | None = None
+    ) -> dict[str, Tensor]:
         """`class`, `box`, `giou`, each (L,); with an encoder's proposals also `encoder_class`, … each (1,).
 
-        With noised objects, as in training with denoising, also `denoising_class`, … each (L,).
+        With noised objects, as in training with denoising, also `denoising_class`, … each (L,). `num_boxes` is what
+        box and focal terms are divided by, where these pictures are only a part of a step's; by default `count_boxes`.
+        What is a mean over queries (softmax), over a process's own noised objects (DN-DETR) or over cells of which each
+        object takes several is so over these pictures alone.
         """
+        num_boxes = count_boxes(targets) if num_boxes is None else num_boxes
         matches = match(predictions.logits, predictions.boxes, targets, self.cost)
-        losses = self._compare(predictions.logits, predictions.boxes, targets, matches, count_boxes(targets))
+        losses = self._compare(predictions.logits, predictions.boxes, targets, matches, num_boxes)
         if predictions.denoising is not None:
-            restored = self._compare_denoised(predictions.denoising, targets)
+            restored = self._compare_denoised(predictions.denoising, targets, num_boxes)
             losses |= {f"denoising_{name}": value for name, value in restored.items()}
         if predictions.encoder is not None and self.encoder_classes != "none":
             if self.encoder_classes == "objectness":
                 targets = [dataclasses.replace(t, labels=torch.zeros_like(t.labels)) for t in targets]
-            encoder = self._compare_proposals(predictions.encoder, targets)
+            encoder = self._compare_proposals(predictions.encoder, targets, num_boxes)
             losses |= {f"encoder_{name}": value for name, value in encoder.items()}
         return losses
 
@@ -60,15 +66,17 @@ class Criterion:
         weighted = [self.weights[name.rpartition("_")[2]] * value.sum() for name, value in losses.items()]
         return torch.stack(weighted).sum()
 
-    def _compare_proposals(self, proposals: Proposals, targets: Sequence[Targets]) -> dict[str, Tensor]:
+    def _compare_proposals(
+        self, proposals: Proposals, targets: Sequence[Targets], num_boxes: float
+    ) -> dict[str, Tensor]:
         logits, boxes = proposals.logits[None], proposals.boxes[None]
         if self.cells_per_object == 1:
             matches = match(logits, boxes, targets, self.cost)
-            return self._compare(logits, boxes, targets, matches, count_boxes(targets))
+            return self._compare(logits, boxes, targets, matches, num_boxes)
         matches = match_several(logits, boxes, targets, self.cost, self.cells_per_object)
         return self._compare(logits, boxes, targets, matches, share_count(matches.query.shape[1]))
 
-    def _compare_denoised(self, denoised: Denoised, targets: Sequence[Targets]) -> dict[str, Tensor]:
+    def _compare_denoised(self, denoised: Denoised, targets: Sequence[Targets], num_boxes: float) -> dict[str, Tensor]:
         """The slots that count, as those of one picture: which object each restores is known."""
         counts = torch.tensor([len(target) for target in targets], device=denoised.targets.device)
         first = counts.cumsum(0) - counts
@@ -79,7 +87,8 @@ class Criterion:
         position = (denoised.targets + first[:, None])[counted][slot]
         pairs = (torch.zeros_like(slot), slot, target[slot], position)
         matches = Matches(*(x.expand(len(logits), -1) for x in pairs))
-        num_boxes = max(float(counts.sum()), 1.0) if denoised.per_process else count_boxes(targets)
+        if denoised.per_process:
+            num_boxes = max(float(counts.sum()), 1.0)
         return self._compare(logits, boxes, targets, matches, num_boxes * denoised.num_groups)
 
     def _compare(

@@ -20,7 +20,7 @@ from detrove.structures import Preprocessing
 from detrove.tiling import Tiling
 from detrove.training.schedule import SCHEDULES
 
-MIXED_PRECISION = ("no", "bf16")
+MIXED_PRECISION = ("no", "bf16", "fp16")
 ON_NONFINITE = ("stop", "skip")
 RUN_SETTINGS = (
     "train_split",
@@ -31,6 +31,8 @@ RUN_SETTINGS = (
     "cache",
     "mixed_precision",
     "recompute",
+    "accumulate",
+    "compile",
     "empty_tiles",
     "patience",
     "on_nonfinite",
@@ -50,9 +52,11 @@ class TrainingConfig:
     trunk's weights (whether it is frozen). The length is
     `epochs` or `minutes` of training time, the other is None. Where `val_split` is None, `val_fraction` of the training
     pictures are held out to validate on. `workers` are processes that load pictures; `rectangular` batches hold
-    pictures of similar shape; `cache` is how much of the decoded pictures to keep, as "2GB"; `mixed_precision` is "no"
-    or "bf16"; with `recompute` the transformer's layers keep nothing for backward and are computed twice, which takes
-    less memory and more time. `backbone_weights` is a file, "pretrained" or None. Where there is a `tiling`, large
+    pictures of similar shape; `cache` is how much of the decoded pictures to keep, as "2GB"; `mixed_precision` is
+    "no", "bf16" or "fp16" (its losses are scaled); with `recompute` the transformer's layers keep nothing for backward
+    and are computed twice, which takes less memory and more time; `accumulate` computes a step's pictures in so many
+    parts, one after the other, which takes less memory too; `compile` lets torch.compile make the model's code, which
+    takes minutes at first. `backbone_weights` is a file, "pretrained" or None. Where there is a `tiling`, large
     pictures are trained
     on and looked at in tiles, and `empty_tiles` is the part of those trained on that may be without objects. After
     `patience` validations without a better AP the training ends early; None: never. `on_nonfinite` says what becomes of
@@ -77,6 +81,8 @@ class TrainingConfig:
     cache: str | None = None
     mixed_precision: str = "no"
     recompute: bool = False
+    accumulate: int = 1
+    compile: bool = False
     tiling: Tiling | None = None
     empty_tiles: float = EMPTY_SHARE
     patience: int | None = None
@@ -93,12 +99,18 @@ class TrainingConfig:
         _require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
         _require(self.workers >= 0, "workers", self.workers, "at least 0")
         _require(0 <= self.empty_tiles < 1, "empty_tiles", self.empty_tiles, "from 0 to below 1")
-        _require(self.mixed_precision in MIXED_PRECISION, "mixed_precision", self.mixed_precision, "no or bf16")
+        _require(self.mixed_precision in MIXED_PRECISION, "mixed_precision", self.mixed_precision, "no, bf16 or fp16")
+        _require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
         _require(self.on_nonfinite in ON_NONFINITE, "on_nonfinite", self.on_nonfinite, "stop or skip")
         _require(self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1")
         if self.cache is not None:
             parse_bytes(self.cache)
         _check_recipe(self.recipe)
+        if self.accumulate > self.recipe.batch_size:
+            raise InputError(
+                f"accumulate is {self.accumulate}, but a step has only {self.recipe.batch_size} pictures: its parts "
+                "must hold one each; give less, or a larger batch_size"
+            )
 
     @classmethod
     def from_preset(

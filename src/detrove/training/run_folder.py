@@ -38,9 +38,13 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run and the writing to them, which raises `InputError` where the disk is full or read-only."""
+    """The paths of a run and the writing to them, which raises `InputError` where the disk is full or read-only.
+
+    Of several processes only one is `writing`; the others may be told to write and do not.
+    """
 
     path: Path
+    writing: bool = True
 
     @property
     def config(self) -> Path:
@@ -79,7 +83,7 @@ class RunFolder:
 
     def remove_partial(self) -> None:
         """Remove what a killed process left half written; `last/` and what it was before its renaming stay."""
-        for entry in self.path.iterdir() if self.path.is_dir() else ():
+        for entry in self.path.iterdir() if self.writing and self.path.is_dir() else ():
             if is_partial(entry):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
@@ -94,12 +98,12 @@ class RunFolder:
 
     def write_config(self, config: TrainingConfig) -> None:
         """Write config.yaml."""
-        write_atomically(self.config, config.to_yaml().encode())
+        self._write(self.config, config.to_yaml())
 
     def write_labels(self, label_map: LabelMap) -> None:
         """Write labels.json: one {"id", "name"} per class slot."""
         text = json.dumps(label_map.to_json(), indent=2, ensure_ascii=False)
-        write_atomically(self.path / "labels.json", f"{text}\n".encode())
+        self._write(self.path / "labels.json", f"{text}\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; none where the file is not there yet."""
@@ -109,10 +113,16 @@ class RunFolder:
 
     def write_metrics(self, lines: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl anew: it is small, and so never holds half a line."""
-        write_atomically(self.metrics, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+        self._write(self.metrics, "".join(f"{json.dumps(line)}\n" for line in lines))
+
+    def _write(self, path: Path, text: str) -> None:
+        if self.writing:
+            write_atomically(path, text.encode())
 
     def save_last(self, state: TrainingState) -> None:
         """Put a state in the place of `last/`; the old one stays until the new one is whole."""
+        if not self.writing:
+            return
         beside, old = self.path / "last.partial", self.path / "last.old"
         try:
             shutil.rmtree(beside, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from detrove.inference import Detector
 from detrove.structures import Detections, LabelMap, Preprocessing
 from detrove.tiling import Tiling
 from detrove.training.clock import TrainingClock
+from detrove.training.processes import Processes
 
 AFFORDABLE = 0.1  # of the training time, spent on validation under a budget of minutes
 
@@ -60,11 +61,23 @@ class Validation:
             thresholds = torch.tensor(chosen, dtype=torch.float32)
         return Detector(model, self.preprocessing, self.label_map, thresholds, self.name, self.tiling)
 
-    def measure(self, model: nn.Module) -> Measured:
-        """Detect in every validation picture and compute the COCO metrics."""
-        ground_truth = self.dataset.ground_truth()
-        detections = detect(self.detector(model), self.dataset, self.batch_size)
-        return Measured(coco_metrics(ground_truth, coco_results(detections, ground_truth)), detections)
+    def measure(self, model: nn.Module, processes: Processes | None = None) -> Measured:
+        """Detect in every validation picture and compute the COCO metrics.
+
+        Several `processes`, all of which must come here with the same weights, share the pictures; the metrics are
+        computed once, from all detections.
+        """
+        ground_truth, detector = self.dataset.ground_truth(), self.detector(model)
+        if processes is None or processes.number == 1:
+            detections = detect(detector, self.dataset, self.batch_size)
+            return Measured(coco_metrics(ground_truth, coco_results(detections, ground_truth)), detections)
+        share = self.dataset.subset(range(processes.index, len(self.dataset), processes.number))
+        found: dict[Any, Detections] = {}
+        for part in processes.gathered(detect(detector, share, self.batch_size)):
+            found |= part
+        detections = {record.image_id: found[record.image_id] for record in self.dataset.records}
+        metrics = coco_metrics(ground_truth, coco_results(detections, ground_truth)) if processes.main else None
+        return Measured(cast(Metrics, processes.same(metrics)), detections)
 
 
 def affordable(clock: TrainingClock, spent: float, expected: float) -> bool:

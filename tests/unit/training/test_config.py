@@ -89,7 +89,8 @@ def test_the_trunk_is_frozen_by_its_weights_unless_the_user_decides():
         ({"scale": [1]}, "must have 2 entries"),
         ({"schedule": "linear"}, "step or cosine"),
         ({"learning_rate": -1}, "learning_rate must be above 0"),
-        ({"mixed_precision": "fp8"}, "no or bf16"),
+        ({"mixed_precision": "fp8"}, "no, bf16 or fp16"),
+        ({"accumulate": 99}, "accumulate is 99, but a step has only"),
     ],
 )
 def test_bad_settings_name_the_key_and_the_remedy(settings: dict, words: str):
