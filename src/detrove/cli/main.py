@@ -11,10 +11,12 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError
 
 from detrove.cli.bench import bench
+from detrove.cli.compare import compare
 from detrove.cli.convert import convert
 from detrove.cli.data import make_data_app
 from detrove.cli.demo import demo
 from detrove.cli.eval import evaluate_weights
+from detrove.cli.experiment import experiment
 from detrove.cli.models import models
 from detrove.cli.predict import predict
 from detrove.cli.train import train
@@ -54,6 +56,8 @@ def make_app() -> App:
         "train": train,
         "eval": evaluate_weights,
         "predict": predict,
+        "compare": compare,
+        "experiment": experiment,
         "convert": convert,
         "models": models,
         "bench": bench,
