@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -170,24 +171,28 @@ class Watcher:
 def run(data: Path, output: Path, point: Point, unsaved: float, resume: bool) -> Counts | None:
     """Train in a process of its own; None where it was killed."""
     began = time.monotonic()
+    output.parent.mkdir(exist_ok=True)
     process = os.fork()
     if process == 0:
         status = 1
         try:
+            errors = os.open(output.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(errors, sys.stderr.fileno())  # the processes that load pictures complain of their parent's death
             torch.set_num_threads(1)
             trainer.LONGEST_UNSAVED = unsaved
             watcher = Watcher(point)
             train(data, output=output, resume=resume, **OPTIONS)
             (output.parent / "counts.json").write_text(json.dumps([watcher.steps, watcher.writes]))
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
-            sys.stderr.flush()
             os._exit(status)
     _, status = os.waitpid(process, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return None
     if status:
-        raise SystemExit(f"a training failed ({output}); its traceback stands above")
+        raise SystemExit(f"a training failed:\n{output.with_suffix('.txt').read_text()}")
     steps, writes = json.loads((output.parent / "counts.json").read_text())
     return Counts(steps, writes, time.monotonic() - began)
 
@@ -202,8 +207,10 @@ def differences(whole: Path, parts: Path) -> list[str]:
         found += [f"{name}: {key}" for key in one.keys() & other.keys() if not same_bits(one[key], other[key])]
     for name in ("metrics.jsonl", "last/state.json"):
         one, other = (told(run / name) for run in (whole, parts))
-        if one != other:
-            found.append(f"{name}: {one} against {other}")
+        found += [f"lines of {name}"] if len(one) != len(other) else []
+        for line, pair in enumerate(zip(one, other, strict=False), start=1):
+            changed = [key for key in pair[0].keys() | pair[1].keys() if pair[0].get(key) != pair[1].get(key)]
+            found += [f"{name} {line}: {key} was {pair[0].get(key)}, is {pair[1].get(key)}" for key in changed]
     left = [entry.name for entry in parts.iterdir() if "partial" in entry.name or entry.name == "last.old"]
     return found + [f"{name} was left behind" for name in left]
 

@@ -22,7 +22,7 @@ def train(
     epochs: int | None = None,
     minutes: float | None = None,
     size: int | None = None,
-    batch_size: int | None = None,
+    batch_size: str | None = None,
     backbone_weights: str = "pretrained",
     weights: Path | None = None,
     ignore_heads: Annotated[bool, Parameter(negative=())] = False,
@@ -32,6 +32,7 @@ def train(
     cache: str | None = None,
     tiles: int | None = None,
     tile_overlap: float | None = None,
+    devices: int | None = None,
     settings: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     config: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
@@ -60,7 +61,8 @@ def train(
     size
         The longer side, in pixels, that pictures are resized to; the aspect is kept. Default: the model's own.
     batch_size
-        Pictures in a step. The learning rate is not changed with it.
+        Pictures in a step, of all devices together. The learning rate is not changed with it. "auto" keeps the recipe's
+        number and finds by measuring in how many parts a step fits the memory.
     backbone_weights
         Weights of the trunk: a .safetensors file in timm's names, "pretrained" for timm's own download (random where
         offline), or "none".
@@ -84,6 +86,9 @@ def train(
         empty_tiles=0.2).
     tile_overlap
         What neighbouring tiles share, 0 to 0.8 of their side; objects up to that size are whole in a tile. Default 0.2.
+    devices
+        Train in so many processes on this machine, one on each GPU (or all on the CPU), which share every batch. With
+        torchrun or accelerate launch: leave it out.
     settings
         Override one value of the recipe, of the model or of the preprocessing, as KEY=VALUE; may be repeated. For
         example --set learning_rate=2e-4 --set model.num_queries=50.
@@ -100,7 +105,7 @@ def train(
         if data is not None or output is None:
             raise InputError("--config takes everything but the place from its file: leave out DATA and name --output")
         values = dataclasses.replace(TrainingConfig.from_yaml(config), output=str(output))
-        run = run_config(values, resume=resume)
+        run = run_config(values, resume=resume, devices=devices)
     elif data is None:
         raise InputError("which data? name the folder of a data set: detrove train DATA")
     else:
@@ -112,7 +117,7 @@ def train(
             epochs=epochs,
             minutes=minutes,
             size=size,
-            batch_size=batch_size,
+            batch_size=batch_size if batch_size is None or batch_size == "auto" else _whole_number(batch_size),
             weights=weights,
             ignore_heads=ignore_heads,
             backbone_weights=backbone_weights,
@@ -122,6 +127,7 @@ def train(
             cache=cache,
             tiles=tiles,
             tile_overlap=tile_overlap,
+            devices=devices,
             settings=dict(parse_setting(text) for text in settings or []),
         )
     if as_json:
@@ -129,3 +135,10 @@ def train(
         print(json.dumps({"output": str(run.output), "metrics": metrics}, indent=2))
     else:
         print(f"next: detrove predict {run.output} PICTURES --output found")
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--batch-size {text}: give a whole number, or auto") from None

@@ -32,11 +32,14 @@ RUN_SETTINGS = (
     "mixed_precision",
     "recompute",
     "accumulate",
+    "fit_memory",
     "compile",
     "empty_tiles",
     "patience",
     "on_nonfinite",
 )
+AUTO = "auto"
+"""The batch size that lets memory decide how many pictures are computed at once."""
 MODEL_PREFIX = "model."
 PREPROCESSING_PREFIX = "preprocessing."
 FROZEN = "backbone_frozen"
@@ -55,10 +58,10 @@ class TrainingConfig:
     pictures of similar shape; `cache` is how much of the decoded pictures to keep, as "2GB"; `mixed_precision` is
     "no", "bf16" or "fp16" (its losses are scaled); with `recompute` the transformer's layers keep nothing for backward
     and are computed twice, which takes less memory and more time; `accumulate` computes a step's pictures in so many
-    parts, one after the other, which takes less memory too; `compile` lets torch.compile make the model's code, which
-    takes minutes at first. `backbone_weights` is a file, "pretrained" or None. Where there is a `tiling`, large
-    pictures are trained
-    on and looked at in tiles, and `empty_tiles` is the part of those trained on that may be without objects. After
+    parts, one after the other, which takes less memory too, and with `fit_memory` is found by measuring; `compile` lets
+    torch.compile make the model's code, which takes minutes at first. `backbone_weights` is a file, "pretrained" or
+    None. Where there is a `tiling`, large pictures are trained on and looked at in tiles, and `empty_tiles` is the part
+    of those trained on that may be without objects. After
     `patience` validations without a better AP the training ends early; None: never. `on_nonfinite` says what becomes of
     a step whose loss or gradient is no number: "stop" ends the training, "skip" leaves it out; both name the picture.
     """
@@ -82,6 +85,7 @@ class TrainingConfig:
     mixed_precision: str = "no"
     recompute: bool = False
     accumulate: int = 1
+    fit_memory: bool = False
     compile: bool = False
     tiling: Tiling | None = None
     empty_tiles: float = EMPTY_SHARE
@@ -114,22 +118,32 @@ class TrainingConfig:
 
     @classmethod
     def from_preset(
-        cls, preset: Preset, *, settings: Mapping[str, Any], size: int | None, batch_size: int | None, **values: Any
+        cls,
+        preset: Preset,
+        *,
+        settings: Mapping[str, Any],
+        size: int | None,
+        batch_size: int | str | None,
+        **values: Any,
     ) -> TrainingConfig:
         """The preset's recipe, config and preprocessing with the user's options laid over them.
 
         `settings` maps keys as `--set` names them: a field of `Recipe` (`learning_rate`), one of `RUN_SETTINGS`,
         `model.` and a field of the model's config, or `preprocessing.` and a field of `Preprocessing`. `size` is the
-        longer side in pixels, aspect kept. `values` are the other fields. Raises `InputError` for an unknown key,
-        offering the nearest, and for a value of the wrong type.
+        longer side in pixels, aspect kept; a `batch_size` of "auto" stands for `fit_memory`. `values` are the other
+        fields. Raises `InputError` for an unknown key, offering the nearest, and for a value of the wrong type.
         """
         model_config = _plain(preset.config)
         del model_config["num_classes"]
         recipe, run, preprocessing = dataclasses.asdict(preset.recipe), {}, dataclasses.asdict(preset.preprocessing)
         if size is not None:
             preprocessing.update(longer=size, shorter=None)
+        settings = dict(settings)
+        if AUTO in (batch_size, settings.get("batch_size")):
+            batch_size, run["fit_memory"] = None, True
+            settings.pop("batch_size", None)
         if batch_size is not None:
-            recipe["batch_size"] = batch_size
+            recipe["batch_size"] = coerce(batch_size, int, "batch_size")
         targets = {
             **{key: (recipe, key, Recipe) for key in recipe},
             **{key: (run, key, cls) for key in RUN_SETTINGS},

@@ -21,14 +21,18 @@ from detrove.data.tiles import cut
 from detrove.errors import InputError
 from detrove.evaluation import Metrics, write_report
 from detrove.inference import Detector, load
+from detrove.losses import Criterion
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
 from detrove.tiling import Tiling, asked_tiling
 from detrove.training.callbacks import Callback, RunDone
 from detrove.training.clock import TrainingClock
 from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
+from detrove.training.fitting import parts_that_fit
 from detrove.training.held_out import choose_splits, open_splits
+from detrove.training.launch import launch
 from detrove.training.preflight import preflight
+from detrove.training.processes import Processes, is_launched, processes_here
 from detrove.training.progress import Display, duration, make_display
 from detrove.training.run_folder import RunFolder, free_folder
 from detrove.training.trainer import Trainer
@@ -62,7 +66,7 @@ def train(
     epochs: int | None = None,
     minutes: float | None = None,
     size: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | str | None = None,
     weights: str | Path | None = None,
     ignore_heads: bool = False,
     backbone_weights: str | Path | None = "pretrained",
@@ -73,6 +77,7 @@ def train(
     cache: str | None = None,
     tiles: int | Tiling | None = None,
     tile_overlap: float | None = None,
+    devices: int | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -84,7 +89,8 @@ def train(
     `model` is a catalogue name; the default is what `weights` hold, else detrove-nano. `output` is the run folder, by
     default runs/DATA-MODEL, numbered where that exists. The length is `epochs`, or `minutes` of training time, or the
     recipe's epochs. `size` is the longer side in pixels that pictures are resized to, aspect kept. The learning rate is
-    not changed with `batch_size`.
+    not changed with `batch_size`; "auto" keeps the recipe's, and finds by measuring in how many parts a step fits the
+    memory.
 
     `weights` are a detector to start from, anything that `checkpoints.read` takes. Those of the same preset also decide
     the model's sizes and its pictures' size, unless an option says otherwise. Classes are joined by name: those that
@@ -94,8 +100,10 @@ def train(
     "2GB", keeps so much of the decoded pictures for the next epoch. `tiles` of so many pixels, neighbours sharing
     `tile_overlap` of a side (default 0.2), are cut out of large pictures; the detector learns from them and from the
     whole pictures, is validated in the same way, and will predict so. `resume` continues the run in `output`, given the
-    same options. `settings` are overrides as of `--set` (`TrainingConfig.from_preset`). The same seed gives the same
-    run again on the same machine where the length is in epochs.
+    same options. With several `devices` as many processes share every batch, one on each GPU, or on the CPU where there
+    is none; a script that asks for them must start behind `if __name__ == "__main__"`, and its `callbacks` must be
+    possible to pickle. `settings` are overrides as of `--set` (`TrainingConfig.from_preset`). The same seed gives the
+    same run again on the same machine where the length is in epochs.
 
     `callbacks` hear of every step and epoch and of the end (`detrove.training.callbacks`). With `patience` among the
     settings the training ends early after so many validations without a better AP.
@@ -112,7 +120,10 @@ def train(
     preset = catalogue.preset(model)
     if resume and output is None:
         raise InputError("nothing to resume: name the run folder with --output")
-    output = free_folder(RUNS, f"{Path(data).resolve().stem}-{model}") if output is None else Path(output)
+    if output is None:
+        output = free_folder(RUNS, f"{Path(data).resolve().stem}-{model}")
+        output = Processes().same(output) if is_launched() else output
+    output = Path(output)
     if not resume:
         RunFolder(output).refuse_if_taken()
     given = {"rectangular": rectangular, "cache": cache}
@@ -121,7 +132,7 @@ def train(
         settings = choose_splits(Path(data), format) | settings
     config = TrainingConfig.from_preset(
         preset,
-        settings={"workers": default_workers(), **settings},
+        settings={"workers": default_workers() // max(devices or 1, processes_here()), **settings},
         size=size,
         batch_size=batch_size,
         data=str(data),
@@ -136,7 +147,7 @@ def train(
         ignore_heads=ignore_heads,
         tiling=asked_tiling(tiles, tile_overlap),
     )
-    return run(config, resume=resume, progress=progress, clock=clock, callbacks=callbacks)
+    return run(config, resume=resume, progress=progress, clock=clock, callbacks=callbacks, devices=devices)
 
 
 def run(
@@ -145,23 +156,36 @@ def run(
     progress: bool = True,
     clock: TrainingClock | None = None,
     callbacks: Sequence[Callback] = (),
+    devices: int | None = None,
 ) -> Run:
-    """Train as a resolved config says; `clock` has been running since the preparation began."""
+    """Train as a resolved config says; `clock` has been running since the preparation began.
+
+    With several `devices`, in as many processes on this machine; by default in this one, which may be one of several
+    that a launcher started.
+    """
     clock = clock or TrainingClock()
+    if devices is not None:
+        arguments = {"config": config, "resume": resume, "progress": progress, "clock": clock, "callbacks": callbacks}
+        return run(**arguments) if devices == 1 else launch(devices, run, arguments)
     clock.budget = None if config.minutes is None else config.minutes * 60
-    folder = RunFolder(Path(config.output))
+    processes = Processes()
+    folder = RunFolder(Path(config.output), writing=processes.main)
     if resume:
+        config = _with_parts_of(folder, config)
         _refuse_other_options(folder, config)
     else:
         folder.refuse_if_taken()
-    display = make_display(progress)
+    display = make_display(progress and processes.main)
     try:
-        with _told(display) if progress else nullcontext():
+        with processes.explained_deaths(), _told(display) if progress else nullcontext():
+            processes.wait()  # all have looked at the folder before one writes to it
+            folder.remove_partial()
             state = folder.load_last() if resume else None
-            trainer = _prepare(config, folder, clock, display, callbacks, begun=state is not None)
+            trainer = _prepare(config, folder, clock, display, callbacks, processes, begun=state is not None)
             if state is not None:
                 trainer.resume(state)
-                display.message(f"continuing {folder.path} after epoch {trainer.position.epoch}")
+                epoch, step = trainer.position.epoch, trainer.position.step
+                display.message(f"continuing {folder.path} after epoch {epoch}, step {step}")
             clock.prepared()
             trainer.run()
             return _finish(trainer, folder, display)
@@ -175,6 +199,7 @@ def _prepare(
     clock: TrainingClock,
     display: Display,
     callbacks: Sequence[Callback],
+    processes: Processes,
     begun: bool,
 ) -> Trainer:
     """Open the data, build the model and begin the run folder, or find it as it was `begun`."""
@@ -195,6 +220,9 @@ def _prepare(
     model, heads = build_model(config, training_data)
     if heads and not begun:
         display.message(heads)
+    criterion = catalogue.criterion_for(model)
+    if config.fit_memory:
+        config = _fitted(config, model, criterion, training_data, processes, display)
     folder.write_config(config)
     folder.write_labels(training_data.label_map)
     validation = Validation(
@@ -202,14 +230,13 @@ def _prepare(
         config.preprocessing,
         training_data.label_map,
         config.model,
-        config.recipe.batch_size,
+        max(1, config.recipe.batch_size // processes.number),
         config.tiling,
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     length = f"{config.epochs} epochs" if config.epochs else f"{config.minutes:g} minutes"
     display.message(f"training {config.model} ({parameters / 1e6:.1f} M parameters) for {length} in {folder.path}")
-    criterion = catalogue.criterion_for(model)
-    return Trainer(config, model, criterion, training_data, validation, folder, clock, display, callbacks)
+    return Trainer(config, model, criterion, training_data, validation, folder, clock, display, callbacks, processes)
 
 
 def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:
@@ -297,10 +324,34 @@ def _refuse_other_detector(config: TrainingConfig, checkpoint: Checkpoint) -> No
         )
 
 
+def _fitted(
+    config: TrainingConfig,
+    model: nn.Module,
+    criterion: Criterion,
+    data: DetectionDataset,
+    processes: Processes,
+    display: Display,
+) -> TrainingConfig:
+    """The config with a step in as many parts as the memory of every process asks for."""
+    largest_share = -(-config.recipe.batch_size // processes.number)
+    fit = parts_that_fit(model, criterion, config, data, processes.device, largest_share, processes_here())
+    display.message(f"batch: {fit.reason}")
+    num_parts = max(processes.gathered(fit.num_parts))
+    return dataclasses.replace(config, accumulate=num_parts, fit_memory=False)
+
+
+def _with_parts_of(folder: RunFolder, config: TrainingConfig) -> TrainingConfig:
+    """Where memory was asked when the run was begun, it is not asked again."""
+    if not config.fit_memory or not folder.config.exists():
+        return config
+    before = TrainingConfig.from_yaml(folder.config)
+    return dataclasses.replace(config, accumulate=before.accumulate, fit_memory=False)
+
+
 def _refuse_other_options(folder: RunFolder, config: TrainingConfig) -> None:
     """A continued run keeps its options; only its length may change."""
     if not folder.config.exists():
-        if folder.path.exists() and any(folder.path.iterdir()):
+        if folder.is_begun:
             raise InputError(f"{folder.path}: no run to continue (no {folder.config.name}); choose another --output")
         return
     before = TrainingConfig.from_yaml(folder.config)
@@ -318,9 +369,12 @@ def _refuse_other_options(folder: RunFolder, config: TrainingConfig) -> None:
 
 def _finish(trainer: Trainer, folder: RunFolder, display: Display) -> Run:
     """The report, and what to say at the end."""
-    stopped, best = trainer.interruption.requested, trainer.best
+    [stopped] = trainer.processes.of_main(trainer.interruption.requested)
+    best = trainer.best
     if best is None and not stopped:  # continued, and no better since
-        best = trainer.validation.measure(load(folder.path).model.to(trainer.accelerator.device))
+        best = trainer.measure_best()
+    if not trainer.processes.main:
+        return Run(folder.path, None if best is None else best.metrics)
     display.message(
         f"{'stopped early' if stopped or trainer.ended_by else 'trained'} after {duration(trainer.clock.used)} and "
         f"{trainer.position.step} steps; best weights: {folder.best}"

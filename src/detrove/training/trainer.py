@@ -22,6 +22,7 @@ from detrove.data.cache import parse_bytes
 from detrove.data.dataset import DetectionDataset
 from detrove.data.transforms import Augmentation
 from detrove.errors import InputError, NotFiniteError
+from detrove.inference import load
 from detrove.losses.criterion import Criterion, count_boxes
 from detrove.memory import freed_memory_kept
 from detrove.models.preset import Recipe
@@ -42,6 +43,7 @@ from detrove.training.run_folder import RunFolder, TrainingState
 from detrove.training.schedule import rate_factor
 from detrove.training.trunk_warmup import warm_up_trunk
 from detrove.training.validation import Measured, Validation, affordable
+from detrove.training.watch import Watch
 
 SAVING_SHARE = 0.05  # of the time since, spent on saving the state to continue from
 LONGEST_UNSAVED = 600.0  # seconds, where an epoch takes longer than that
@@ -52,7 +54,8 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Position:
     """How far a training has come: whole `epoch`s, `index` steps of the present one, and in all `step`s and `pictures`.
 
-    `best_ap` is the best validation AP (-1: none). `trunk_ready` says that the trunk has had what it learns by itself,
+    `rate` is what the last step's learning rates were multiplied by, `best_ap` the best validation AP (-1: none).
+    `trunk_ready` says that the trunk has had what it learns by itself,
     `warmed_up` is the part of the clock's budget that went before the first step, into that and into preparation.
     """
 
@@ -60,6 +63,7 @@ class Position:
     index: int = 0
     step: int = 0
     pictures: int = 0
+    rate: float = 1.0
     best_ap: float = -1.0
     trunk_ready: bool = False
     warmed_up: float = 0.0
@@ -153,6 +157,8 @@ class Trainer:
         self.finiteness = Finiteness(
             config.on_nonfinite, training_data, self.recipe.learning_rate, self.processes.number
         )
+        self.watch = Watch(validation, criterion)
+        self.watched: dict[str, Any] = {}  # what it saw last
         self.ended_by = ""  # who ended the training before its length was reached, in words
         self.best: Measured | None = None
         self.validated_at = -1  # the step whose weights were validated last
@@ -201,14 +207,24 @@ class Trainer:
             self.clock.restore(facts.pop("clock"))
             self.means.restore(facts.pop("means"))
             self.validation_seconds = facts.pop("validation_seconds")
+            self.watch.restore(facts.pop("watch"))
             self.scaler.load_state_dict(facts.pop("scaler"))
             self.position = Position(**facts)
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"{self.folder.last}: of another version of detrove ({error}); start anew in another --output"
             ) from None
+        set_rates(self.optimizer, self.position.rate)
         self.lines = [line for line in self.folder.read_metrics() if line["epoch"] <= self.position.epoch]
         self._end_where_stale()
+
+    def measure_best(self) -> Measured:
+        """Validate the best weights again, which an earlier part of the run has found; the present ones are lost."""
+        weights = self._weights()
+        if self.processes.main:
+            weights.load_state_dict(load(self.folder.path).model.state_dict())
+        self.processes.align(weights)
+        return self.validation.measure(weights, self.processes)
 
     def _warm_up_trunk(self) -> None:
         """Let a trunk without weights learn from crops first, where the recipe gives it a share of the training."""
@@ -253,7 +269,8 @@ class Trainer:
                 whole = False
                 break
             seed_step(self.config.seed, self.position.step, self.processes.index)
-            set_rates(self.optimizer, rate_factor(self.recipe, fraction, self.position.step))
+            self.position.rate = rate_factor(self.recipe, fraction, self.position.step)
+            set_rates(self.optimizer, self.position.rate)
             losses = self._step(images, targets)
             if losses is not None:
                 self.means.add(losses)
@@ -347,7 +364,7 @@ class Trainer:
             due = last or affordable(self.clock, sum(self.validation_seconds), self._expected_validation())
             [due] = self.processes.of_main(due and not self.interruption.requested)
             measured = self._validate() if due else None
-            self.lines.append(line | (measured.metrics.to_json() if measured else {}))
+            self.lines.append(line | (measured.metrics.to_json() | {"watch": self.watched} if measured else {}))
             self.folder.write_metrics(self.lines)
             self._tell_epoch(measured)
             if (time.monotonic() - self.saved_at) * SAVING_SHARE >= self.saving_seconds and not last:
@@ -379,6 +396,10 @@ class Trainer:
         weights = self._weights()
         self.processes.align(weights)  # running means of live norms are each process's own
         measured = self.validation.measure(weights, self.processes)
+        if self.processes.main:
+            self.watched = self.watch.look(weights)
+            if "alarm" in self.watched:
+                self.display.message(f"alarm: {self.watched['alarm']}")
         self.validated_at = self.position.step
         if measured.ap >= self.position.best_ap:
             self.position.best_ap, self.best = measured.ap, measured
@@ -407,6 +428,7 @@ class Trainer:
                     "means": self.means.state(),
                     "clock": self.clock.state(),
                     "validation_seconds": self.validation_seconds,
+                    "watch": self.watch.state(),
                     "scaler": self.scaler.state_dict(),
                 },
             )
