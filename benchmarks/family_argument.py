@@ -8,7 +8,8 @@ part of a matched query's attention falls into its object's box, and how far fro
 
 The trunk is no part of the argument and would take most of the time. So it is fitted to the scenes once, from ImageNet
 weights, inside detrove-nano; then it is frozen, and what it makes of every picture is kept for all arms. Minutes are
-those of everything behind the trunk.
+those of everything behind the trunk, and of the processor: an arm has one thread, and what else the machine does in the
+meantime changes nothing.
 
     python benchmarks/family_argument.py ../shared --output runs/family
 
@@ -26,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -251,7 +253,7 @@ def prepare(arm: str, seed: int, epochs: int, scenes: Path, trunk: Path, folder:
         training_data,
         validation,
         RunFolder(folder),
-        TrainingClock(),
+        TrainingClock(now=time.process_time),
         make_display(progress=False),
     )
     trainer.clock.prepared()
@@ -465,7 +467,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
             heights = means([[arm["epochs"][-1][key] for key in SIZES] for arm in arms])
             by_size.bar(places, heights, width=0.36, color=shade, label=model)
     by_epochs.set(xlabel="epochs", ylabel="AP", title="AP against epochs")
-    by_minutes.set(xlabel="minutes of training, one thread", ylabel="AP", title="AP against minutes")
+    by_minutes.set(xlabel="processor minutes of training, one thread", ylabel="AP", title="AP against minutes")
     by_offset.set(xlabel="epochs", ylabel="pixels", title="Attention's centroid to the object's centre, last layer")
     by_size.set(ylabel="AP", title="DETR and Stacked DETR by size", xticks=[place + 0.2 for place in range(len(SIZES))])
     by_size.set_xticklabels(list(SIZES.values()))

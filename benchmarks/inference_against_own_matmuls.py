@@ -45,7 +45,7 @@ class _Products(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode torch shows `conv2d` and `matmul` whole, under other names
 def products_of(model: nn.Module, images: ImageBatch) -> list[Callable[[], Tensor]]:
     """The convolutions and products of one forward pass."""
     with _Products() as products:
@@ -53,7 +53,7 @@ def products_of(model: nn.Module, images: ImageBatch) -> list[Callable[[], Tenso
     return products.calls
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def compare(name: str, pairs: int) -> None:
     """Time one detector against its products."""
     model = our_model(name)
