@@ -1,0 +1,72 @@
+"""Serving until told to stop, and then answering what was accepted."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from detrove.errors import InputError
+from detrove.inference import Detector
+from detrove.serving.application import make_app
+from detrove.serving.limits import Limits
+from detrove.serving.logs import log_to
+
+MOST_CONNECTIONS = 512
+KEEP_ALIVE = 15
+"""Seconds that an idle connection stays open."""
+
+
+def run(detector: Detector, host: str, port: int, limits: Limits, api_key: str | None = None) -> None:
+    """Serve a detector until SIGINT or SIGTERM; then take nothing new on, and return when all is answered."""
+    log_to(sys.stderr)
+    listening = listen(host, port, limits.seconds)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(detector, limits, api_key),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+    )
+    print(f"serving on http://{_shown(host)}:{listening.getsockname()[1]}/ until Ctrl+C", file=sys.stderr, flush=True)
+    with _ending_well():
+        server.run(sockets=[listening])
+
+
+def listen(host: str, port: int, seconds: float) -> socket.socket:
+    """A listening socket; a connection whose client takes nothing for so many seconds is dropped, on Linux."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"cannot listen on {host}:{port} ({reason}): name another --port or --host") from None
+    timeout: Any = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if timeout is not None:
+        listening.setsockopt(socket.IPPROTO_TCP, timeout, round(seconds * 1000))
+    return listening
+
+
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """uvicorn raises the signal that stopped it once more when it is done; being told to stop is no error."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: None) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
