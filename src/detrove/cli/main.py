@@ -19,6 +19,7 @@ from detrove.cli.eval import evaluate_weights
 from detrove.cli.experiment import experiment
 from detrove.cli.models import models
 from detrove.cli.predict import predict
+from detrove.cli.serve import serve
 from detrove.cli.train import train
 from detrove.errors import InputError
 
@@ -60,6 +61,7 @@ def make_app() -> App:
         "experiment": experiment,
         "convert": convert,
         "models": models,
+        "serve": serve,
         "bench": bench,
     }
     for place, (name, verb) in enumerate(verbs.items()):

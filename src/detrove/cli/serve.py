@@ -36,7 +36,7 @@ def serve(
     max_batch: int = 8,
     max_seconds: float = 30.0,
 ) -> None:
-    """Serve a detector over HTTP, with a page to drop a picture on and see why.
+    """Answer over HTTP, with a page that shows why.
 
     Open the address that it prints; /docs describes the API. Ctrl+C or SIGTERM stops it when all it accepted is
     answered. Logs are JSON lines on standard error.

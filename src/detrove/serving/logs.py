@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import IO, Any
 
+LOGGERS = ("detrove.serving", "uvicorn", "py.warnings")
+
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
 
 
@@ -33,7 +35,7 @@ def log_to(stream: IO[str] = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     logging.captureWarnings(True)
-    for name in ("detrove.serving", "uvicorn", "py.warnings"):
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)

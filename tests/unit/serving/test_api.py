@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 from detrove.inference import Detector
 from detrove.serving.application import make_app
 from detrove.serving.limits import Limits
+from detrove.serving.logs import LOGGERS, log_to
 from detrove.structures import Detections
 
 from .conftest import encoded
@@ -211,14 +214,16 @@ def test_metrics_count(client: TestClient, file: bytes) -> None:
     assert "INVENTED" not in text
 
 
-def test_a_line_of_log_for_every_request(client: TestClient, file: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
-
-    from detrove.serving.logs import log_to
-
-    log_to(sys.stderr)
+def test_a_line_of_log_for_every_request(client: TestClient, file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LOGGERS:  # as they are now, they are again after the test
+        logger = logging.getLogger(name)
+        for part in ("handlers", "propagate", "level"):
+            monkeypatch.setattr(logger, part, getattr(logger, part))
+    stream = StringIO()
+    log_to(stream)
     answer = client.post("/v1/detect", files=upload(file))
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    logging.captureWarnings(False)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     [line] = [line for line in lines if line["message"] == "request"]
     assert line["request_id"] == answer.headers["x-request-id"]
     assert (line["method"], line["path"], line["status"]) == ("POST", "/v1/detect", 200)
