@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,11 @@ Batch = tuple[ImageBatch, list[Targets]]
 
 _ATTEMPTS = 8
 _WORKER_DEATH = re.compile(r"DataLoader worker \(pid.*?(killed by signal: [\w ]+\w|exited unexpectedly)", re.DOTALL)
+
+CANVAS = 32
+"""Sides of batches to train on are multiples of this, the coarsest common stride, so that few shapes occur: for every
+new one the libraries of convolutions prepare anew. With pictures of random sizes three epochs of `detrove-nano` on 205
+pictures met 8 shapes instead of 74, and a step took 0.73 s instead of 0.82. Rectangular batches stay as they are."""
 
 ASPECT_DISORDER = 0.03
 """Relative: by how much of their aspect pictures may change places when batches are grouped by it."""
@@ -195,9 +201,9 @@ def _pack(results: Sequence[tuple[Tensor, Targets, list[str]] | _Failure]) -> _P
     return _Parcel(torch.cat(values), sizes, objects, errors)
 
 
-def _unpack(parcel: _Parcel, preprocessing: Preprocessing) -> Batch:
+def _unpack(parcel: _Parcel, preprocessing: Preprocessing, canvas: int) -> Batch:
     sizes = torch.tensor(parcel.sizes, dtype=torch.int64)
-    height, width = sizes.amax(dim=0).tolist()
+    height, width = (math.ceil(side / canvas) * canvas for side in sizes.amax(dim=0).tolist())
     pixels = np.zeros((len(sizes), 3, height, width), dtype=np.float32)
     padding_mask = np.ones((len(sizes), height, width), dtype=bool)
     parts = parcel.values.split([3 * h * w for h, w in parcel.sizes])
@@ -226,11 +232,13 @@ class TrainingLoader:
         preprocessing: Preprocessing,
         mix_until: float,
         cache: PictureCache | None,
+        canvas: int,
     ) -> None:
         self._loader = loader
         self._batches = batches
         self._preprocessing = preprocessing
         self._mix_until = mix_until
+        self._canvas = canvas
         self.cache = cache
         self.skipped: list[str] = []
 
@@ -253,7 +261,7 @@ class TrainingLoader:
                 if error not in self.skipped:
                     self.skipped.append(error)
                     logger.warning("%s (left out of training)", error)
-            yield _unpack(result, self._preprocessing)
+            yield _unpack(result, self._preprocessing, self._canvas)
 
 
 @contextmanager
@@ -305,4 +313,4 @@ def training_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    return TrainingLoader(loader, batches, preprocessing, augmentation.mix_until, kept)
+    return TrainingLoader(loader, batches, preprocessing, augmentation.mix_until, kept, 1 if rectangular else CANVAS)
