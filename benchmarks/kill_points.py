@@ -236,7 +236,7 @@ def told(path: Path) -> list[dict[str, Any]]:
 def random_point(number: int, counts: Counts, drawn: random.Random) -> Point:
     """Every second point lies in the writing of files, and every fifth of the others at any moment."""
     if number % 2:
-        return Point(write=drawn.randint(1, counts.writes), how=drawn.choice(("before", "half", "after")))
+        return Point(write=drawn.randint(1, int(0.9 * counts.writes)), how=drawn.choice(("before", "half", "after")))
     if number % 10 == 8:
         return Point(seconds=drawn.uniform(0.0, counts.seconds))
     return Point(step=drawn.randint(1, counts.steps), seconds=drawn.uniform(0.0, 0.5 * counts.seconds / counts.steps))

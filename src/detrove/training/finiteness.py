@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +67,14 @@ class Finiteness:
         """What a line of metrics.jsonl says of the steps since the last one: how many were skipped, if any."""
         skipped, self._skipped = self._skipped, 0
         return {"skipped": skipped} if skipped else {}
+
+    def state(self) -> dict[str, int]:
+        """What `restore` needs, in the midst of an epoch: plain numbers."""
+        return {"skipped": self._skipped, "in_a_row": self._in_a_row}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on from an earlier part of the run."""
+        self._skipped, self._in_a_row = state["skipped"], state["in_a_row"]
 
     def passed(self) -> None:
         """A step went well."""

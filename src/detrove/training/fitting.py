@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from detrove.data import DetectionDataset
+from detrove.data.batching import CANVAS
 from detrove.data.transforms import scaled
 from detrove.data.windows import SMALLEST_CROP
 from detrove.errors import InputError
@@ -89,7 +91,8 @@ def largest_shape(
         for tall, wide in ((1.0, 1.0), *((part, 1.0) for part in cropped), *((1.0, part) for part in cropped))
     }
     shapes = [largest.target_size(*window) for window in windows]
-    return max(height for height, _ in shapes), max(width for _, width in shapes)
+    height, width = max(height for height, _ in shapes), max(width for _, width in shapes)
+    return math.ceil(height / CANVAS) * CANVAS, math.ceil(width / CANVAS) * CANVAS
 
 
 def most_objects(dataset: DetectionDataset, recipe: Recipe) -> int:
@@ -148,6 +151,7 @@ _REMEDY = "train at a smaller --size, or with --set recompute=true or --set mixe
 def _by_measuring(
     step: Callable[[int], None], device: torch.device, num_pictures: int, where: str, processes_here: int
 ) -> Fit:
+    step(1)  # the first one of a process also brings what libraries keep for themselves
     free = available_memory()
     one, two = _memory_of(step, device, 1), _memory_of(step, device, 2)
     if free is None or one is None or two is None:

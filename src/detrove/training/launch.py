@@ -49,8 +49,8 @@ def launch(devices: int, function: Callable[..., Any], arguments: Mapping[str, A
         processes.append(process)
         answers.append(receiving)
     with _deaf_to_ctrl_c():
-        told = _collect(processes, answers)
-    return _outcome(processes, told)
+        told, ended_here = _collect(processes, answers)
+    return _outcome(processes, told, ended_here)
 
 
 def _require_devices(devices: int) -> None:
@@ -88,14 +88,14 @@ def _work(
     answers.send((DONE, answer if rank == 0 else None))
 
 
-def _collect(processes: list[BaseProcess], answers: list[Connection]) -> list[Answer | None]:
-    """What each process said last, None where it was killed before it could.
+def _collect(processes: list[BaseProcess], answers: list[Connection]) -> tuple[list[Answer | None], set[int]]:
+    """What each process said last, None where it was killed before it could; and which were ended from here.
 
     Once one has failed, the others have a little time to end by themselves; then they are ended. Whether a process has
     ended is asked again and again: the ends of its pipes may live on in processes that load pictures for it.
     """
     told: list[Answer | None] = [None] * len(processes)
-    running, deadline = set(range(len(processes))), float("inf")
+    running, ended_here, deadline = set(range(len(processes))), set(), float("inf")
     while running:
         wait([answers[rank] for rank in running if told[rank] is None], POLL)
         ended = {rank for rank in running if processes[rank].exitcode is not None}
@@ -107,28 +107,28 @@ def _collect(processes: list[BaseProcess], answers: list[Connection]) -> list[An
         if deadline == float("inf") and any(processes[rank].exitcode for rank in ended):
             deadline = time.monotonic() + GRACE
         if time.monotonic() > deadline:
+            ended_here |= running
             for rank in running:
                 processes[rank].kill()
-    return told
+    return told, ended_here
 
 
-def _outcome(processes: list[BaseProcess], told: list[Answer | None]) -> Any:
-    """What the first process returned, or the fault that came first."""
-    kinds = [answer[0] if answer else None for answer in told]
-    for kind in (REFUSED, INTERRUPTED):
-        if kind in kinds:
-            message = told[kinds.index(kind)][1]  # type: ignore[index]
-            raise InputError(message) if kind == REFUSED else KeyboardInterrupt
+def _outcome(processes: list[BaseProcess], told: list[Answer | None], ended_here: set[int]) -> Any:
+    """What the first process returned, or the fault that ended them all."""
+    by_kind = dict(reversed([answer for answer in told if answer]))
+    if REFUSED in by_kind:
+        raise InputError(by_kind[REFUSED])
+    if INTERRUPTED in by_kind:
+        raise KeyboardInterrupt
     for rank, process in enumerate(processes):
-        if kinds[rank] is None:
+        if told[rank] is None and rank not in ended_here:
             raise InputError(
                 f"process {rank + 1} of {len(processes)} {_how_it_ended(process.exitcode or 0)}; all others were "
                 "ended. What was saved last is whole: continue the run with --resume"
             )
-    if LOST in kinds:
-        raise InputError(told[kinds.index(LOST)][1])  # type: ignore[index]
-    assert told[0] is not None
-    return told[0][1]
+    if LOST in by_kind:
+        raise InputError(by_kind[LOST])
+    return by_kind[DONE]
 
 
 def _how_it_ended(exitcode: int) -> str:

@@ -135,6 +135,13 @@ class Trainer:
         self.optimizer = build_optimizer(model, self.recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.mixed_precision == "fp16")
         self.model = self.accelerator.prepare(model)
+        num_parts = self.processes.number * config.accumulate
+        if min(self.recipe.batch_size, len(training_data)) < num_parts:
+            raise InputError(
+                f"a step of {min(self.recipe.batch_size, len(training_data))} pictures cannot be shared by "
+                f"{self.processes.number} processes in {config.accumulate} parts each: use fewer (--devices, --set "
+                "accumulate), or a larger --batch-size where there are more pictures"
+            )
         self.loader = training_loader(
             training_data,
             config.preprocessing,
@@ -146,7 +153,7 @@ class Trainer:
             self.processes.number,
             rectangular=config.rectangular,
             cache=None if config.cache is None else parse_bytes(config.cache) // processes_here(),
-            smallest=max(2, self.processes.number * config.accumulate),
+            smallest=max(2, num_parts),
         )
         if self.loader.cache is not None:
             display.message(self.loader.cache.describe())
@@ -182,7 +189,8 @@ class Trainer:
                 self.display.message("stopping: validating and saving (Ctrl-C again to skip the validation)")
             elif self.ended_by:
                 self.display.message(f"stopping early: {self.ended_by}")
-            self._save_last()
+            if self.position.trunk_ready:  # one that has learned by half begins anew
+                self._save_last()
             best_ap = self.position.best_ap
             try:
                 self._validate()
@@ -190,7 +198,7 @@ class Trainer:
                 if self.processes.number > 1:  # the others wait for what this one will not do
                     raise
                 self.display.message("validation skipped")
-            if self.position.best_ap > best_ap:
+            if self.position.best_ap > best_ap and self.position.trunk_ready:
                 self._save_last()
             if self.processes.main and not self.folder.best.exists():
                 checkpoints.save(self.validation.detector(self._weights()), self.folder.best)
@@ -208,6 +216,7 @@ class Trainer:
             self.means.restore(facts.pop("means"))
             self.validation_seconds = facts.pop("validation_seconds")
             self.watch.restore(facts.pop("watch"))
+            self.finiteness.restore(facts.pop("finiteness"))
             self.scaler.load_state_dict(facts.pop("scaler"))
             self.position = Position(**facts)
         except (KeyError, TypeError) as error:
@@ -230,7 +239,8 @@ class Trainer:
         """Let a trunk without weights learn from crops first, where the recipe gives it a share of the training."""
         model: Any = self._bare_model()
         share, backbone = self.recipe.trunk_warmup, model.backbone
-        if share and not backbone.frozen and self.config.weights is None:
+        learns = bool(share) and not backbone.frozen and self.config.weights is None
+        if learns:
             self.display.message("the trunk has no weights: it first learns to tell crops of the objects apart")
             torch.manual_seed(self.config.seed)
             steps = share * (self.config.epochs or 0) * len(self.loader)
@@ -250,9 +260,10 @@ class Trainer:
             self.processes.align(backbone)
             if self.average is not None:
                 self.average.update(self._bare_model(), step=0)
-            self.position.trunk_ready = not self.interruption.requested
-        self.position.warmed_up = self.clock.fraction
-        if self.position.trunk_ready:
+            if self.interruption.requested:
+                return
+        self.position.trunk_ready, self.position.warmed_up = True, self.clock.fraction
+        if learns:
             with self.clock.paused():
                 self._save_last()
 
@@ -311,6 +322,7 @@ class Trainer:
         told = torch.cat((torch.stack(sums).mean(dim=0), sums[0].new_tensor([len(targets)]), norm[None]))
         *means, pictures, norm = self.processes.mean(told).tolist()
         if not math.isfinite(means[0]):
+            self.scaler.update()
             return self._lost(f"the loss became {means[0]}", images, targets, put_back)
         if not math.isfinite(norm) and not self.scaler.is_enabled():  # it skips such a step by itself
             return self._lost(f"the gradient became {norm}", images, targets, put_back)
@@ -429,6 +441,7 @@ class Trainer:
                     "clock": self.clock.state(),
                     "validation_seconds": self.validation_seconds,
                     "watch": self.watch.state(),
+                    "finiteness": self.finiteness.state(),
                     "scaler": self.scaler.state_dict(),
                 },
             )

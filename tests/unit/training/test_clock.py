@@ -84,3 +84,20 @@ def test_without_a_budget_there_is_always_time():
     clock, _ = clock_with_steps(None, 1000.0)
     assert clock.allows_another_step()
     assert clock.fraction == 0
+
+
+def test_a_continued_clock_knows_the_time_used_and_the_steps():
+    before, _ = clock_with_steps(10.0, 3.0, 1.0, 2.0)
+    time = FakeTime()
+    after = TrainingClock(10.0, now=time)
+    time.seconds += 1.5
+    after.prepared()
+    after.restore(before.state())
+    assert after.used == pytest.approx(7.5)  # 6 before, and its own preparation
+    assert after.seconds_per_step == before.seconds_per_step == 2.0
+    assert after.allows_another_step()
+    after.budget = 9.0
+    assert not after.allows_another_step()  # also though it has made no step itself
+    time.seconds += 3600  # a slept laptop is known by the longest step of the earlier part
+    after.step()
+    assert after.used == pytest.approx(9.5)

@@ -35,3 +35,13 @@ def test_a_shared_tensor_moves_once():
             moving(model, step)
             average.update(model, step)
     assert torch.equal(averages[0].model.get_parameter("0.weight"), averages[1].model.get_parameter("0.weight"))
+
+
+def test_before_the_first_step_the_weights_are_taken_over():
+    """As they are after a trunk has learned by itself."""
+    model = nn.Linear(3, 3)
+    average = MovingAverage(model, 0.9)
+    with torch.no_grad():
+        model.weight += 1.0
+    average.update(model, 0)
+    assert torch.equal(average.model.get_parameter("weight"), model.weight)

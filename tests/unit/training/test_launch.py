@@ -35,7 +35,7 @@ def test_the_first_answers():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "how", "words"),
-    [(1, "refuse", "the picture is no picture"), (0, "kill", r"process 1 of 2 was killed.*--resume")],
+    [(1, "refuse", "the picture is no picture"), (1, "kill", r"process 2 of 2 was killed.*--resume")],
 )
 def test_a_fault_is_told_once_and_ends_all(rank: int, how: str, words: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(launching, "GRACE", 1.0)

@@ -28,6 +28,28 @@ def test_last_round_trip_with_shared_tensors(tmp_path: Path):
     assert sorted(entry.name for entry in folder.path.iterdir()) == ["last"]
 
 
+def test_what_a_killed_process_left_half_written_is_no_run(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    assert not folder.is_begun
+    (tmp_path / ".config.yaml.123.partial").write_text("cut")
+    (tmp_path / "last.partial").mkdir()
+    (tmp_path / "last.partial" / "model.safetensors").write_bytes(b"cut")
+    assert not folder.is_begun
+    folder.save_last(state(1))
+    assert folder.is_begun
+    (tmp_path / "last.partial").mkdir()
+    folder.remove_partial()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last"]
+
+
+def test_only_one_process_writes(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run", writing=False)
+    folder.save_last(state(1))
+    folder.write_metrics([{"epoch": 1}])
+    folder.remove_partial()
+    assert not folder.path.exists()
+
+
 @pytest.mark.parametrize("failing", ["replace", "fsync"])
 def test_a_full_disk_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str):
     folder = RunFolder(tmp_path / "run")
