@@ -116,6 +116,11 @@ class ArmRecord:
         return self.trained is not None and self.measured is not None
 
     @property
+    def why_unfinished(self) -> str:
+        """The line to tell of an arm that has not finished."""
+        return self.error or "not run to its end yet"
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """The lines of its metrics.jsonl."""
         return RunFolder(self.run).read_metrics()

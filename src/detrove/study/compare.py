@@ -14,6 +14,7 @@ from typing import Any
 from detrove.checkpoints.files import write_atomically
 from detrove.errors import InputError
 from detrove.evaluation import METRIC_NAMES
+from detrove.reporting import Page
 from detrove.study.arms import Arm, ArmRecord, Conditions, begin, run_arms
 
 REPORT, NUMBERS = "report.html", "comparison.json"
@@ -92,7 +93,7 @@ class Comparison:
 
     @property
     def failed(self) -> list[ArmRecord]:
-        """Those that did not finish; their `error` says why."""
+        """Those that did not finish."""
         return [record for record in self.records if not record.finished]
 
     @cached_property
@@ -116,14 +117,17 @@ class Comparison:
             "conditions": conditions,
             "arms": [_arm_to_json(summary) for summary in self.summaries],
             "failed": [
-                {"name": record.arm.name, "seed": record.arm.seed, "error": record.error} for record in self.failed
+                {"name": record.arm.name, "seed": record.arm.seed, "error": record.why_unfinished}
+                for record in self.failed
             ],
         }
 
     def refuse_failures(self) -> None:
         """Raise `InputError` where an arm did not finish."""
         if self.failed:
-            told = "; ".join(f"{record.arm.name}, seed {record.arm.seed}: {record.error}" for record in self.failed)
+            told = "; ".join(
+                f"{record.arm.name}, seed {record.arm.seed}: {record.why_unfinished}" for record in self.failed
+            )
             raise InputError(
                 f"{len(self.failed)} of {len(self.records)} arms failed: {told}; mend that and run the same command "
                 "again: what is finished is kept"
@@ -188,12 +192,9 @@ def compare(
     )
     # Seed by seed, so that a comparison that is cut short has compared all detectors.
     arms = [Arm(model, model, seed) for seed in seeds for model in models]
-    comparison = run_comparison(arms, conditions, Path(output), progress)
-    if comparison.summaries:
-        from detrove.study.compare_page import comparison_page
+    from detrove.study.compare_page import comparison_page
 
-        write_results(comparison, comparison_page(comparison).to_html())
-    return comparison
+    return run_comparison(arms, conditions, Path(output), progress, comparison_page)
 
 
 def conditions_of(
@@ -219,18 +220,25 @@ def conditions_of(
     )
 
 
-def run_comparison(arms: Sequence[Arm], conditions: Conditions, output: Path, progress: bool) -> Comparison:
-    """Run what is not finished yet; nothing is written but the arms' own files."""
+def run_comparison(
+    arms: Sequence[Arm],
+    conditions: Conditions,
+    output: Path,
+    progress: bool,
+    make_page: Callable[[Comparison], Page],
+) -> Comparison:
+    """Run what is not finished yet and write report.html and comparison.json, also where Ctrl-C ends it."""
     tell: Callable[[str], None] = _tell if progress else _hush
-    records = run_arms(begin(arms, conditions, output), progress, tell)
-    return Comparison(output, tuple(records))
-
-
-def write_results(comparison: Comparison, page: str) -> None:
-    """Write report.html and comparison.json."""
-    numbers = json.dumps(comparison.to_json(), indent=1, ensure_ascii=False)
-    write_atomically(comparison.output / NUMBERS, f"{numbers}\n".encode())
-    write_atomically(comparison.output / REPORT, page.encode())
+    records = begin(arms, conditions, output)
+    try:
+        records = run_arms(records, progress, tell)
+    finally:
+        comparison = Comparison(output, tuple(ArmRecord.read(record.path) for record in records))
+        if comparison.summaries:
+            numbers = json.dumps(comparison.to_json(), indent=1, ensure_ascii=False)
+            write_atomically(output / NUMBERS, f"{numbers}\n".encode())
+            write_atomically(output / REPORT, make_page(comparison).to_html().encode())
+    return comparison
 
 
 def _tell(text: str) -> None:

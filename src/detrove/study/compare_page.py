@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from detrove.reporting import Bar, Cell, Number, Page, Series, bar_chart, line_chart
 from detrove.study.compare import SHOWN, Comparison, Summary
-from detrove.study.queries import QueryStudy, draw_usage
+from detrove.study.queries import QueryStudy
+from detrove.study.query_page import ABOUT_QUERIES, add_queries
 
 HEADER = (
     "",
@@ -33,35 +31,12 @@ HEADER = (
 SIZES = {"ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 NOTHING_LEARNED = 0.01
 """An AP below this is chance: a detector that has not begun to detect."""
-USAGES = 6
-"""Arms whose queries are drawn."""
 
 ABOUT_TABLE = (
     "Click on a head to sort. AP is that of the validation pictures by the weights that each run kept; in brackets the "
     "least and the most of the seeds. Minutes are training time. Memory is the most that a training process held. ms: "
     "one picture from file to boxes, one at a time. Multiply-adds: of that picture. A dash: no such object, or not "
     "measured."
-)
-ABOUT_QUERIES = (
-    "A query is a slot that may answer with one object. Training assigns every object to one query; what follows looks "
-    "at who answers, layer by layer, over the validation pictures."
-)
-ABOUT_CHANGES = (
-    "The share of objects that another query answers for than in the layer before. Low means that layers agree and "
-    "only move boxes; high, that they still bargain about who answers, and teach each other different things."
-)
-ABOUT_BARGAINING = (
-    "The share of objects whose query is another one than when the run was validated before, on a few fixed pictures. "
-    "While it is high, the goal that each query learns moves from epoch to epoch; denoising was made against that."
-)
-ABOUT_DUPLICATES = (
-    "Answers too many for each object that is found, where every picture shows as many answers as it has objects. The "
-    "first layer often doubles; self-attention between queries should settle that in the layers after it."
-)
-ABOUT_USAGE = (
-    "The queries that answer for most objects (the number beside each), one square each. A dot is where one of its "
-    "boxes stands, in every picture: blue for small boxes, orange for wide, green for tall ones; strong where it is "
-    "sure. A tight cloud is a query with a place of its own; dots everywhere, one that goes where its object is."
 )
 
 
@@ -77,8 +52,9 @@ def comparison_page(
         page.paragraph(question)
     page.table(HEADER, table_rows(comparison.ranked()), ABOUT_TABLE, sortable=True)
     if comparison.failed:
-        page.section("What failed", "These arms are not in the table; run the same command again to try them again.")
-        page.bullets([f"{record.arm.name}, seed {record.arm.seed}: {record.error}" for record in comparison.failed])
+        page.section("What is missing", "These arms are not in the table; the same command tries or continues them.")
+        missing = comparison.failed
+        page.bullets([f"{record.arm.name}, seed {record.arm.seed}: {record.why_unfinished}" for record in missing])
     _add_courses(page, comparison.summaries)
     _add_prices(page, comparison.summaries)
     if more is not None:
@@ -274,60 +250,9 @@ def studies_of(summary: Summary) -> list[QueryStudy]:
 
 
 def _add_queries(page: Page, summaries: Sequence[Summary]) -> None:
-    studies = {summary.name: studies_of(summary) for summary in summaries}
     page.section("Their queries, layer by layer", ABOUT_QUERIES)
-    changes = [(name, [study.changed() for study in of_arm]) for name, of_arm in studies.items()]
-    rates = [(name, [study.duplicate_rates() for study in of_arm]) for name, of_arm in studies.items()]
-    charts = []
-    if any(len(layers) for _, seeds in changes for layers in seeds):
-        series = [_by_layer(name, seeds, first=2) for name, seeds in changes]
-        chart = line_chart(series, "Objects that change their query", "decoder layer", "share of objects", (0, 1))
-        charts.append((chart, ABOUT_CHANGES))
     bargains = [series for summary in summaries if (series := bargaining(summary)) is not None]
-    if bargains:
-        chart = line_chart(bargains, "… since the validation before", "epochs", "share of objects", (0, 1))
-        charts.append((chart, ABOUT_BARGAINING))
-    series = [_by_layer(name, seeds, first=1) for name, seeds in rates]
-    charts.append((line_chart(series, "Duplicates", "decoder layer", "for each object found"), ABOUT_DUPLICATES))
-    page.charts(charts)
-    page.table(
-        ["", "queries", "share that answers for half of the objects", "distance from home, median"],
-        [
-            [name, of_arm[0].num_queries, *_finite(_use_of_half(of_arm), _distance_from_home(of_arm))]
-            for name, of_arm in studies.items()
-        ],
-        "Few queries that answer for half of the objects: most slots are idle. The distance of a query's boxes from "
-        "their mean place, in widths and heights of the picture: near 0 every query keeps to its place, at 0.41 it "
-        "goes anywhere.",
-    )
-    shown = list(studies.items())[:USAGES]
-    page.pictures([(picture_of(draw_usage(of_arm[0], 10)), f"{name}. {ABOUT_USAGE}") for name, of_arm in shown])
-
-
-def _by_layer(name: str, seeds: Sequence[Sequence[float | None]], first: int) -> Series:
-    """The mean of the seeds, layer by layer, counted from `first`."""
-    columns = [[value for value in column if value is not None] for column in zip(*seeds, strict=True)]
-    means = [statistics.mean(column) if column else None for column in columns]
-    return Series(name, list(range(first, first + len(means))), means, markers=True)
-
-
-def _use_of_half(studies: Sequence[QueryStudy]) -> float:
-    return statistics.mean(study.used_half() for study in studies)
-
-
-def _distance_from_home(studies: Sequence[QueryStudy]) -> float:
-    return statistics.mean(float(np.median(study.home())) for study in studies)
-
-
-def _finite(*values: float) -> list[float | None]:
-    return [value if np.isfinite(value) else None for value in values]
-
-
-def picture_of(figure: Any) -> Image.Image:
-    """A matplotlib figure as a picture."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return Image.open(file)
+    add_queries(page, {summary.name: studies_of(summary) for summary in summaries}, bargains)
 
 
 # ---- under what conditions -------------------------------------------------------------------------------------------

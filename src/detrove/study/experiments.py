@@ -22,12 +22,13 @@ from detrove.errors import InputError, nearest
 from detrove.inference import Detector, load
 from detrove.reporting import Cell, Number, Page
 from detrove.study.arms import Arm
-from detrove.study.compare import Comparison, Summary, conditions_of, run_comparison, write_results
-from detrove.study.compare_page import comparison_page, first_at, mebibytes, picture_of
+from detrove.study.compare import Comparison, Summary, conditions_of, run_comparison
+from detrove.study.compare_page import comparison_page, first_at, mebibytes
 from detrove.study.compare_page import curve as course_of
 from detrove.study.layers import queries_by_score
 from detrove.study.position_similarity import POSITION, half_width, score_terms
 from detrove.study.qkva_grid import attention_cost, measured_attention_cost
+from detrove.study.query_page import picture_of
 from detrove.study.record import record
 from detrove.training import TrainingConfig
 from detrove.training.held_out import open_splits
@@ -77,12 +78,12 @@ def experiment(
     shared = {**chosen.settings, **(settings or {})}
     conditions = conditions_of(data, format, epochs, minutes, size, batch_size, backbone_weights, shared, seconds)
     arms = [replace(arm, seed=seed) for seed in seeds for arm in chosen.arms]
-    comparison = run_comparison(arms, conditions, Path(output), progress)
-    if comparison.summaries:
-        title = f"{chosen.title} {Path(data).resolve().name}"
-        page = comparison_page(comparison, title, chosen.question, lambda page: chosen.add_figures(page, comparison))
-        write_results(comparison, page.to_html())
-    return comparison
+    title = f"{chosen.title} {Path(data).resolve().name}"
+
+    def make_page(found: Comparison) -> Page:
+        return comparison_page(found, title, chosen.question, lambda page: chosen.add_figures(page, found))
+
+    return run_comparison(arms, conditions, Path(output), progress, make_page)
 
 
 # ---- are queries hard to learn? --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ class QueryStudy:
     `answers` (L, O) is the query that training's matching assigns to an object, -1 where there are more objects than
     queries. `found` (L, O) says whether the object is found, `duplicates` (L, O) by how many queries too many; each
     picture shows as many answers as it has objects, the surest ones (`evaluation.queries`). `pictures` (O,) says in
-    which picture an object is, `image_ids` (N,) which these are, `objects` (O, 4) the true boxes, cxcywh.
+    which picture an object is, `image_ids` (N,) which these are, `objects` (O, 4) the true boxes, cxcywh. `placed` says
+    whether queries have learned where to look (`have_places`); else a query's number means nothing beyond its picture.
     """
 
     boxes: np.ndarray
@@ -67,6 +69,7 @@ class QueryStudy:
     pictures: np.ndarray
     objects: np.ndarray
     image_ids: np.ndarray
+    placed: bool = True
 
     @property
     def num_queries(self) -> int:
@@ -116,9 +119,13 @@ class QueryStudy:
 
     @classmethod
     def load(cls, path: Path) -> QueryStudy:
-        """The inverse of `save`; nothing is unpickled."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{entry.name: arrays[entry.name] for entry in dataclasses.fields(cls)})
+        """The inverse of `save`; nothing is unpickled. `InputError` where the file is no such study."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                values: dict[str, Any] = {entry.name: arrays[entry.name] for entry in dataclasses.fields(cls)}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path}: no study of queries of this version ({error}); make it anew") from None
+        return cls(**{**values, "placed": bool(values["placed"])})
 
 
 def changed_between(first: QueryStudy, second: QueryStudy) -> list[float | None]:
@@ -180,6 +187,7 @@ def study_queries(
         pictures=np.repeat(np.arange(len(counts)), counts),
         objects=torch.cat([target.boxes for target in targets]).numpy(),
         image_ids=np.array([str(dataset.records[index].image_id) for index in indices]),
+        placed=have_places(detector.model),
     )
 
 

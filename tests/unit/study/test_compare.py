@@ -83,7 +83,7 @@ def test_what_is_finished_is_not_run_again_and_seeds_may_be_added(
 @pytest.mark.slow
 def test_other_options_are_refused(compared: Comparison, scenes: Path, tiny: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"detr-nano-seed0\.json: this arm was begun otherwise: epochs was 1, now 2"):
-        compare(scenes, MODELS, compared.output, **tiny | {"epochs": 2})
+        compare(scenes, MODELS, compared.output, **{**tiny, "epochs": 2})
 
 
 @pytest.mark.slow
@@ -229,13 +229,6 @@ def test_an_arm_that_fails_does_not_end_the_others(
         Comparison(tmp_path, tuple(done)).refuse_failures()
 
 
-def test_an_interrupted_arm_ends_all(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = begin([Arm("a", "detr-nano")], conditions_for(scenes), tmp_path)
-    monkeypatch.setattr("detrove.study.arms.run_process", lambda command: 130)
-    with pytest.raises(KeyboardInterrupt):
-        run_arms(records, progress=False, tell=print)
-
-
 # ---- what is made of the numbers -------------------------------------------------------------------------------------
 
 MakeArm = Callable[..., ArmRecord]
@@ -363,6 +356,17 @@ class Tags(HTMLParser):
         self.text += data
 
 
+def test_an_interruption_ends_all_and_leaves_a_page_of_what_is_finished(
+    make_arm: MakeArm, tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_arm("detr-nano", 0, [(1.0, 0.2)])
+    monkeypatch.setattr("detrove.study.arms.run_process", lambda command: 130)
+    with pytest.raises(KeyboardInterrupt):
+        compare(scenes, ["detr-nano", "dab-nano"], tmp_path, epochs=1, backbone_weights="pretrained", progress=False)
+    assert "dab-nano, seed 0: not run to its end yet" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert [arm["name"] for arm in json.loads((tmp_path / "comparison.json").read_text())["arms"]] == ["detr-nano"]
+
+
 def test_the_page_has_all_its_figures_and_tells_failures(make_arm: MakeArm, tmp_path: Path, scenes: Path) -> None:
     records = [
         make_arm("a", 0, [(1.0, 0.1), (2.0, 0.4)]),
@@ -374,8 +378,8 @@ def test_the_page_has_all_its_figures_and_tells_failures(make_arm: MakeArm, tmp_
     tags.feed(content)
     for text in ("b <i>", "1,024 MiB", "c, seed 0: no memory", "Their queries", "2.50 M", "0.400"):
         assert text in tags.text, text
-    assert content.count("<svg") == 8
+    assert content.count("<svg") == 9
     assert content.count("<img") == 2
-    assert tags.captions == 8 + 2 + 2
+    assert tags.captions == 9 + 2 + 2
     assert "https:" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", content)
     assert os.fspath(tmp_path) not in content

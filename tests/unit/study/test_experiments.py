@@ -197,9 +197,9 @@ def test_the_pages_of_the_other_experiments(
     anchors = EXPERIMENTS["anchors"]
     fewer = replace(anchors, arms=(anchors.arms[0], anchors.arms[4]))
     monkeypatch.setitem(EXPERIMENTS, "anchors", fewer)
-    found = experiment("anchors", scenes, tmp_path / "anchors", **tiny | {"settings": layered})
+    found = experiment("anchors", scenes, tmp_path / "anchors", **{**tiny, "settings": layered})
     assert_page(found, "Where positions look", "centre")
-    heads = experiment("heads", scenes, tmp_path / "heads", **tiny | {"settings": common})
+    heads = experiment("heads", scenes, tmp_path / "heads", **{**tiny, "settings": common})
     # 64 pixels at stride 16: 4 by 4 cells at most, 8 maps of cells squared, 4 bytes
     page = assert_page(heads, "What the heads cost", "maps, formula")
     cells = {(m["height"] // 16) * (m["width"] // 16) for record in heads.records if (m := record.measured)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +29,10 @@ from detrove.study.queries import (
     shapes_of,
     study_queries,
 )
+from detrove.study.query_page import about_queries, query_page, write_query_study
 
 
-def hand_made(**changes: np.ndarray) -> QueryStudy:
+def hand_made(**changes: Any) -> QueryStudy:
     """Two pictures, four queries, three objects, three layers."""
     boxes = np.zeros((2, 4, 4), dtype=np.float32)
     boxes[0, :, 0], boxes[1, :, 0] = [0.1, 0.2, 0.3, 0.4], [0.1, 0.4, 0.3, 0.4]
@@ -87,6 +90,13 @@ def test_a_study_comes_back_from_its_file(tmp_path: Path) -> None:
     study.save(tmp_path / "a.npz")
     for name, value in vars(QueryStudy.load(tmp_path / "a.npz")).items():
         np.testing.assert_array_equal(value, getattr(study, name))
+    replace(study, placed=False).save(tmp_path / "b.npz")
+    assert QueryStudy.load(tmp_path / "b.npz").placed is False
+    np.savez(tmp_path / "c.npz", boxes=study.boxes)
+    (tmp_path / "d.npz").write_text("none")
+    for name in ("c.npz", "d.npz", "e.npz"):
+        with pytest.raises(InputError, match=f"{name}: no study of queries"):
+            QueryStudy.load(tmp_path / name)
 
 
 def searched(boxes, scores, classes, targets) -> tuple[list[bool], list[int]]:
@@ -225,3 +235,21 @@ def test_the_figure_has_a_dot_for_every_box_of_the_queries_shown() -> None:
     assert [axes.get_title() for axes in squares] == ["query 2: 2", "query 1: 1", "query 0: 0"]
     dots = [sum(len(one.get_offsets()) for one in axes.collections) for axes in squares]
     assert dots == [2, 2, 2]
+
+
+def test_the_page_about_one_detector() -> None:
+    content = query_page(hand_made(), "Queries").to_html()
+    assert "1 of 4 queries answer for half of the objects; 33% of the objects are answered for by another" in content
+    assert (content.count("<svg"), content.count("<img")) == (3, 1)
+    proposed = query_page(hand_made(placed=False), "Queries").to_html()
+    assert "<img" not in proposed
+    assert "Not drawn: this detector" in proposed
+    nothing = hand_made(answers=np.zeros((3, 0), dtype=np.int64))
+    assert about_queries(nothing) == "There is no object in these pictures that a query could answer for."
+
+
+def test_what_is_written_about_one_detector(tmp_path: Path) -> None:
+    numbers = write_query_study(hand_made(), tmp_path / "out", "Queries")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.html", "study.json", "queries.npz"}
+    assert json.loads((tmp_path / "out" / "study.json").read_text()) == numbers
+    assert (numbers["objects"], numbers["uses"], numbers["duplicates"]) == (3, [0, 1, 2, 0], [None, 0.5, 1.0])
