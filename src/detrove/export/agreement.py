@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detrove.structures import Predictions
+from detrove.structures import Detections, Predictions
 
 IN_ORDER = 1e-4
 """Answers closer than this query by query need no pairing."""
+
+FLOOR = 0.05
+"""Detections of lower scores are not compared."""
 
 
 def answer_differences(one: Predictions, other: Predictions) -> tuple[Tensor, Tensor]:
@@ -47,3 +52,84 @@ def _counterparts(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     cost = sum(torch.cdist(a, b, p=float("inf")) for a, b in pairs)
     assert isinstance(cost, Tensor)
     return torch.from_numpy(linear_sum_assignment(cost.nan_to_num(nan=1e9, posinf=1e9).numpy())[1])
+
+
+# ---- detections as sets ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far apart two detections may be to count as one: `boxes` in parts of the picture's longer side, `scores`.
+
+    `share` is the part of the detections that must have such a counterpart.
+    """
+
+    boxes: float
+    scores: float
+    share: float
+
+
+@dataclass(frozen=True)
+class SetAgreement:
+    """How two sets of detections of one picture agree.
+
+    Of the `compared` detections of both sides, those that score above the floor, `alike` have a counterpart. `box`, in
+    parts of the longer side, and `score` are the largest differences: among counterparts where all have one, else of
+    the others to what comes nearest to them.
+    """
+
+    compared: int
+    alike: int
+    box: float
+    score: float
+
+
+def agreement_of_sets(
+    one: Detections, other: Detections, longer_side: int, tolerance: Tolerance, limit: int, floor: float = FLOOR
+) -> SetAgreement:
+    """Compare all that two computations of a detector found in one picture, whatever the order.
+
+    Detections above the `floor` on one side need a counterpart of their class within the tolerance on the other, whose
+    score may be on the other side of the floor. Each stands for one only. A side that holds `limit` detections was cut
+    off: what it lacks may have come after its last.
+    """
+    boxes = (one.boxes[:, None] - other.boxes[None]).abs().amax(dim=-1) / longer_side
+    scores = (one.scores[:, None] - other.scores[None]).abs()
+    apart = torch.maximum(boxes / tolerance.boxes, scores / tolerance.scores)
+    apart = apart.masked_fill(one.labels[:, None] != other.labels[None], float("inf"))
+    apart = apart.nan_to_num(nan=float("inf"), posinf=float("inf"))
+    rows, columns = linear_sum_assignment(apart.clamp(max=1e6).masked_fill(apart > 1, 1e6).numpy())
+    fit = apart[rows, columns] <= 1
+    rows, columns = torch.as_tensor(rows)[fit], torch.as_tensor(columns)[fit]
+    lonely_one = _lonely(one, other, rows, tolerance, limit, floor)
+    lonely_other = _lonely(other, one, columns, tolerance, limit, floor)
+    compared = int((one.scores > floor).sum() + (other.scores > floor).sum())
+    differences = [(boxes[r, c].item(), scores[r, c].item()) for r, c in zip(rows, columns, strict=True)]
+    if len(lonely_one) or len(lonely_other):
+        differences = [_nearest(i, apart, boxes, scores) for i in lonely_one]
+        differences += [_nearest(i, apart.T, boxes.T, scores.T) for i in lonely_other]
+    return SetAgreement(
+        compared,
+        compared - len(lonely_one) - len(lonely_other),
+        max((box for box, _ in differences), default=0.0),
+        max((score for _, score in differences), default=0.0),
+    )
+
+
+def _lonely(
+    own: Detections, other: Detections, paired: Tensor, tolerance: Tolerance, limit: int, floor: float
+) -> list[int]:
+    """Those above the floor without a counterpart, but for what may have come after the other side's last."""
+    alone = own.scores > floor
+    alone[paired] = False
+    if len(other) >= limit:
+        alone &= own.scores > other.scores.min() + tolerance.scores
+    return alone.nonzero().flatten().tolist()
+
+
+def _nearest(index: int, apart: Tensor, boxes: Tensor, scores: Tensor) -> tuple[float, float]:
+    """Differences of a row to the column that comes nearest; as far as can be where none is of its class."""
+    if not apart.shape[1] or apart[index].min().isinf():
+        return 1.0, 1.0
+    nearest = apart[index].argmin()
+    return boxes[index, nearest].item(), scores[index, nearest].item()

@@ -29,6 +29,8 @@ def exported_engine(
     """The detector's model under "onnxruntime" or "openvino", compared with the model on `images` or on noise."""
     if engine == "onnxruntime" and precision != "float32":
         raise InputError(f"the engine onnxruntime computes in float32, not in {precision}: choose openvino or torch")
+    if precision not in TOLERANCES:
+        raise InputError(f"the engine openvino computes in {' or '.join(TOLERANCES)}, not in {precision}")
     with tempfile.TemporaryDirectory(prefix="detrove-") as folder:
         made = _open(engine, export_onnx(detector.model, Path(folder) / "model.onnx"), precision)
     _compare(detector, made, trial_images() if images is None else images)

@@ -1,17 +1,22 @@
-"""A detector as an ONNX file: pixels and padding mask in, the last layer's logits and boxes out, of any size."""
+"""A detector as an ONNX file: pixels and padding mask in, logits and boxes or detections out, of any size."""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detrove.boxes import cxcywh_to_xyxy
 from detrove.errors import InputError
+from detrove.export.stages import BOXES, LOGITS, watched
+from detrove.inference.engines.files import ORIGINAL_SIZES, PADDING_MASK, PIXELS, Shape
+from detrove.nn.frozen_norm import put_norms_into_convolutions
 from detrove.nn.sampling import sampling_by
 from detrove.structures import ImageBatch
 
@@ -19,27 +24,74 @@ OPSET = 18
 """The set that torch's translations are written in: a later one would only be converted to, and 18 has every operator
 that the family needs (GridSample came with 16) and is read by ONNX Runtime and OpenVINO alike."""
 
-INPUTS, OUTPUTS = ("pixels", "padding_mask"), ("logits", "boxes")
-AXES = {"pixels": {0: "batch", 2: "height", 3: "width"}, "padding_mask": {0: "batch", 1: "height", 2: "width"}}
+AXES = {
+    PIXELS: {0: "batch", 2: "height", 3: "width"},
+    PADDING_MASK: {0: "batch", 1: "height", 2: "width"},
+    ORIGINAL_SIZES: {0: "batch"},
+}
+RAW, DETECTIONS = ("logits", "boxes"), ("boxes", "scores", "labels")
+"""What a file gives, without and with post-processing."""
 # Two pictures, since a batch of one would be taken for a constant; two sizes, so that height is not taken for width.
 EXAMPLE_SHAPE = (2, 160, 224)
 
 
-class LastLayer(nn.Module):
-    """A detector as a function of tensors."""
+class Answering(nn.Module):
+    """A detector as a function of tensors: its last layer's answer, then the values between its stages.
 
-    def __init__(self, model: nn.Module) -> None:
+    With `detections` the answer is what `postprocess` makes of it, so many for each picture, and the last layer's
+    logits and boxes stand among the other values.
+    """
+
+    def __init__(
+        self, model: nn.Module, detections: int | None = None, tell: Callable[[list[str]], object] = len
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.detections = model, detections
+        self.tell = tell  # tracing puts lists that a module holds back to what they were
 
-    def forward(self, pixels: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (B, 3, H, W) and padding mask (B, H, W), True = padding, to logits (B, Q, C), boxes (B, Q, 4)."""
+    def forward(self, pixels: Tensor, padding_mask: Tensor, original_sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Pixels (B, 3, H, W), padding mask (B, H, W), True = padding, and where detections are wanted the pictures'
+        original heights and widths (B, 2): the answer, see `RAW` and `DETECTIONS`, and the values.
+
+        `tell` hears the names of all.
+        """
         sizes = torch.stack([(~padding_mask).any(dim=2).sum(dim=1), (~padding_mask).any(dim=1).sum(dim=1)], dim=-1)
-        predictions = self.model(ImageBatch(pixels, padding_mask, sizes))
-        return predictions.logits[-1], predictions.boxes[-1]
+        with watched(self.model) as values:
+            predictions = self.model(ImageBatch(pixels, padding_mask, sizes))
+        answer = dict(zip(RAW, (predictions.logits[-1], predictions.boxes[-1]), strict=True))
+        if self.detections is not None:
+            assert original_sizes is not None
+            values |= {LOGITS: answer["logits"], BOXES: answer["boxes"]}
+            answer = detections_of(answer["logits"], answer["boxes"], original_sizes, self.scores, self.detections)
+        self.tell([*answer, *values])
+        return *answer.values(), *values.values()
+
+    @property
+    def scores(self) -> str:
+        """How the model's logits become scores."""
+        config: Any = self.model.config
+        return config.scores
 
 
-def export_onnx(model: nn.Module, path: str | Path, shape: tuple[int, int, int] | None = None) -> Path:
+def detections_of(
+    logits: Tensor, boxes: Tensor, original_sizes: Tensor, scores: str, num_detections: int
+) -> dict[str, Tensor]:
+    """`inference.postprocess` on whole batches: `boxes` (B, N, 4) xyxy in pixels, `scores` (B, N), `labels` (B, N)."""
+    if scores == "softmax":
+        values, labels = logits.softmax(-1)[..., :-1].max(-1)
+        values, queries = values.topk(min(num_detections, values.shape[1]), dim=1)
+        labels = labels.gather(1, queries)
+    else:
+        flat = logits.sigmoid().flatten(1)
+        values, index = flat.topk(min(num_detections, flat.shape[1]), dim=1)
+        num_classes = logits.shape[-1]
+        queries, labels = index // num_classes, index % num_classes
+    corners = cxcywh_to_xyxy(boxes.gather(1, queries[..., None].expand(-1, -1, 4))).clamp(0.0, 1.0)
+    in_pixels = corners * original_sizes.flip(1).repeat(1, 2)[:, None].to(corners.dtype)
+    return {"boxes": in_pixels, "scores": values, "labels": labels}
+
+
+def export_onnx(model: nn.Module, path: str | Path, shape: Shape | None = None) -> Path:
     """Write a detector as one ONNX file, in float32; the model stays as it is.
 
     Inputs: `pixels` (B, 3, H, W) float32, normalised, zero in the padding; `padding_mask` (B, H, W) bool, True =
@@ -48,50 +100,81 @@ def export_onnx(model: nn.Module, path: str | Path, shape: tuple[int, int, int] 
     program that reads the file.
     """
     path = Path(path)
-    if shape is not None and min(shape) < 1:
-        raise InputError(f"a fixed shape is batch, height, width, each at least 1, got {shape}")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder to write {path.name} to")
-    require_exporter()
-    program = trace(model, shape)
-    translated = torch.onnx.export(
-        program,
-        dynamo=True,
-        input_names=INPUTS,
-        output_names=OUTPUTS,
-        opset_version=OPSET,
-        # The readers' own optimisers do more, and this one loses inputs of a clamp between two bounds (onnxscript 0.7).
-        optimize=False,
-        verbose=False,
-    )
-    assert translated is not None
-    graph = translated.model_proto
-    _name_axes(graph.graph)
+    write_onnx(make_onnx(model, shape), path)
+    return path
+
+
+def write_onnx(graph: Any, path: Path) -> None:
+    """Write an ONNX model beside its place and rename it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         unfinished.write_bytes(graph.SerializeToString())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    return path
 
 
-def trace(model: nn.Module, shape: tuple[int, int, int] | None = None) -> torch.export.ExportedProgram:
-    """The detector's last layer as a graph of torch operators, with free batch, height and width, or a fixed shape."""
-    module = LastLayer(copy.deepcopy(model).cpu().float().eval().requires_grad_(False))
+def make_onnx(model: nn.Module, shape: Shape | None = None, postprocess: bool = False) -> Any:
+    """A detector as an `onnx.ModelProto` in float32, as `export_onnx` writes it.
+
+    With `postprocess` there is a third input, `original_sizes` (B, 2) int64, height and width of each picture before it
+    was resized, and the outputs are `boxes` (B, N, 4) xyxy in pixels of the original pictures, `scores` (B, N) and
+    `labels` (B, N) int64, class slots, by descending score. The values between the stages keep the names of
+    `export.stages`.
+    """
+    if shape is not None and min(shape) < 1:
+        raise InputError(f"a fixed shape is batch, height, width, each at least 1, got {shape}")
+    require_exporter()
+    program, names = trace(model, shape, postprocess)
+    translated = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=list(AXES)[: 2 + postprocess],
+        output_names=names,
+        opset_version=OPSET,
+        # The readers' own optimisers do more, and this one loses inputs of a clamp between two bounds (onnxscript 0.7).
+        optimize=False,
+        verbose=False,
+    )
+    assert translated is not None
+    made = translated.model_proto
+    del made.graph.output[len(DETECTIONS if postprocess else RAW) :]
+    for node in made.graph.node:  # where in which file of this machine it comes from
+        del node.metadata_props[:]
+    _name_axes(made.graph)
+    return made
+
+
+def trace(
+    model: nn.Module, shape: Shape | None = None, postprocess: bool = False
+) -> tuple[torch.export.ExportedProgram, list[str]]:
+    """The detector as a graph of torch operators, with free batch, height and width or a fixed shape.
+
+    It gives the answer and, behind that, the values between the stages; all their names are told beside it.
+    """
+    copied = put_norms_into_convolutions(copy.deepcopy(model).cpu().float().eval().requires_grad_(False))
+    config: Any = model.config
+    told: list[list[str]] = []
+    module = Answering(copied, config.num_detections if postprocess else None, told.append)
     batch, height, width = shape or EXAMPLE_SHAPE
-    pixels = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
-    padding_mask = torch.zeros(batch, height, width, dtype=torch.bool)
+    inputs = (
+        torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(batch, height, width, dtype=torch.bool),
+        torch.tensor([[height, width]] * batch),
+    )[: 2 + postprocess]
     axes: Any = None
     if shape is None:
-        axes = {name: dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC) for name, dimensions in AXES.items()}
+        free = [dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC) for dimensions in AXES.values()]
+        axes = {"pixels": free[0], "padding_mask": free[1], **({"original_sizes": free[2]} if postprocess else {})}
     with torch.no_grad(), sampling_by("torch"):
-        program = torch.export.export(module, (pixels, padding_mask), dynamic_shapes=axes, strict=False)
+        program = torch.export.export(module, inputs, dynamic_shapes=axes, strict=False)
     pooling = torch.ops.aten.adaptive_avg_pool2d.default
     if any(node.target is pooling for node in program.graph.nodes):
         # torch translates it only where one size divides the other
         program = program.run_decompositions({pooling: adaptive_average})
-    return program
+    return program, told[-1]
 
 
 def adaptive_average(x: Tensor, shape: list[int]) -> Tensor:

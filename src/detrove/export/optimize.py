@@ -7,6 +7,7 @@ from detrove.export.engines import exported_engine
 from detrove.inference import Detector
 from detrove.inference.engines import Engine
 from detrove.inference.engines.torch import TorchEngine
+from detrove.inference.exported import ExportedModel
 
 ENGINES = ("torch", "onnxruntime", "openvino")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -24,6 +25,8 @@ def optimize(detector: Detector, engine: str = "torch", precision: str = "float3
     What the model learns afterwards, the engine does not know: optimise again. Saving, evaluating and drawing work as
     before; recording attention needs the detector as loaded.
     """
+    if isinstance(detector.model, ExportedModel):
+        raise InputError(f"{detector.model.path}: an exported file computes as it was exported; leave the engine out")
     if engine not in ENGINES:
         raise InputError(f"unknown engine {engine!r}: {nearest(engine, ENGINES)}")
     if precision not in PRECISIONS:

@@ -8,19 +8,26 @@ from detrove.checkpoints import read
 from detrove.checkpoints.hugging_face import CONFIG
 from detrove.errors import InputError
 from detrove.inference.detector import Detector
+from detrove.inference.exported import is_exported, load_exported
 
 BEST_WEIGHTS = "best.safetensors"
 
 
 def load(path: str | Path, model: str | None = None) -> Detector:
-    """A detector from a run folder (its best.safetensors), or from whatever `checkpoints.read` takes.
+    """A detector from a run folder (its best.safetensors), an exported file, or whatever `checkpoints.read` takes.
 
-    That is a .safetensors file that detrove saved, an official checkpoint (a file, or its published name), and a folder
-    or `owner/name` in Hugging Face's layout. `model` is a catalogue name that stands in for the stored config, and that
-    decides where the shapes of foreign weights fit several; weights of another model are refused, with both sides
-    listed. The detector is on the CPU, in evaluation mode.
+    That last is a .safetensors file that detrove saved, an official checkpoint (a file, or its published name), and a
+    folder or `owner/name` in Hugging Face's layout. `model` is a catalogue name that stands in for the stored config,
+    and that decides where the shapes of foreign weights fit several; weights of another model are refused, with both
+    sides listed. The detector is on the CPU, in evaluation mode. An exported file (.onnx, OpenVINO's .xml) is computed
+    by the engine of its kind and answers alone: it cannot be trained, saved, or asked for its attention.
     """
-    checkpoint = read(weights_file(Path(path)), model)
+    path = Path(path)
+    if is_exported(path):
+        if model is not None:
+            raise InputError(f"{path}: an exported file tells by itself what it is; leave out the model {model!r}")
+        return load_exported(path)
+    checkpoint = read(weights_file(path), model)
     return Detector(
         checkpoint.build(),
         checkpoint.preprocessing,
@@ -38,6 +45,6 @@ def weights_file(path: Path) -> Path:
         if not best.is_file():
             raise InputError(f"{path}: no {BEST_WEIGHTS} in this folder, so it is no finished run; name a weights file")
         return best
-    if path.suffix.lower() in (".onnx", ".xml"):
-        raise InputError(f"{path}: exported files are not read in this version; load the run folder or .safetensors")
+    if is_exported(path):
+        raise InputError(f"{path}: an exported file holds no weights to go on with; name those that it came from")
     return path

@@ -86,6 +86,20 @@ def compute_norms_apart(body: nn.Module) -> nn.Module:
     return body
 
 
+def put_norms_into_convolutions(model: nn.Module) -> nn.Module:
+    """Make the scaled weights of `compute_norms_in_convolutions` the convolutions' own, for good and in place.
+
+    What is exported then holds plain convolutions; the norms that they computed stay behind as activations.
+    """
+    for module in model.modules():
+        if isinstance(module, NormedConv2d):
+            weight, bias = module.scaled()
+            vars(module).pop("norm")
+            _become(module, nn.Conv2d)
+            module.weight, module.bias = (nn.Parameter(x.detach(), requires_grad=False) for x in (weight, bias))
+    return model
+
+
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
     """Give a module another forward, in place: whoever holds it, its name and its tensors need not know."""
     object.__setattr__(module, "__class__", kind)

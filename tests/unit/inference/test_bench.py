@@ -118,7 +118,7 @@ def test_an_engine_that_hides_its_parts_is_one_stage(photo: Path, compiled: bool
 
 
 def test_a_model_whose_parts_are_not_called_is_one_stage(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "_decoders", lambda model: [])
+    monkeypatch.setattr(stages, "decoder_layers", lambda model: [])
     rounds = _Rounds(toy("detr-nano"), [photo], CPU)
     rounds.warm_up()
     assert list(rounds.run()) == ["decode", "preprocess", "model", "postprocess"]

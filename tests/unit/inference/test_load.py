@@ -97,7 +97,7 @@ def test_an_unknown_model_offers_the_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("missing.safetensors", "no such checkpoint"), ("model.onnx", "exported files"), (".", "no finished run")],
+    [("missing.safetensors", "no such checkpoint"), ("model.onnx", "no such file"), (".", "no finished run")],
 )
 def test_what_cannot_be_loaded(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -88,7 +88,7 @@ def measure(
     tell(1.0)
     peak = max(peak, matrix_product_peak(dtype, device, peak_seconds))
     stages = {stage: statistics.median(timing[stage] for timing in timings) for stage in STAGES if stage in timings[0]}
-    multiply_adds = _multiply_adds(detector.model, height, width)
+    parameters, multiply_adds = _parameters_and_multiply_adds(detector.model, height, width)
     return Bench(
         height=height,
         width=width,
@@ -100,7 +100,7 @@ def measure(
         throughput=throughput,
         memory=memory_bytes,
         memory_kind=memory_kind,
-        parameters=sum(parameter.numel() for parameter in detector.model.parameters()),
+        parameters=parameters,
         multiply_adds=multiply_adds,
         speed=batch * multiply_adds / sum(stages[part] for part in (*PARTS, "model") if part in stages),
         matrix_product_peak=peak,
@@ -160,8 +160,9 @@ def _module_of(engine: Any) -> nn.Module | None:
 
 
 def _dtype(detector: Detector) -> torch.dtype:
+    """Of the matrix products that the detector is measured by; those in int8 are told beside float32's."""
     if detector.engine is not None:
-        return getattr(torch, detector.engine.precision)
+        return getattr(torch, detector.engine.precision.replace("int8", "float32"))
     return next(detector.model.parameters()).dtype
 
 
@@ -188,8 +189,9 @@ def _throughput(detector: Detector, picture: str | Path, batch: int, batches: fl
     return len(pictures) / (time.perf_counter() - start)
 
 
-def _multiply_adds(model: nn.Module, height: int, width: int) -> int:
-    """Those of one picture of this size, counted on a model of the same config that has shapes and no numbers."""
+def _parameters_and_multiply_adds(model: nn.Module, height: int, width: int) -> tuple[int, int]:
+    """For one picture of this size, counted on a model of the same config that has shapes and no numbers."""
     with torch.device("meta"):
         shapes_only = catalogue.build(model.config).eval()
-    return count_multiply_adds(shapes_only, height, width)[1]
+    parameters = sum(parameter.numel() for parameter in shapes_only.parameters())
+    return parameters, count_multiply_adds(shapes_only, height, width)[1]

@@ -55,7 +55,7 @@ def watch_model(model: nn.Module | None, timeline: Timeline) -> Iterator[Callabl
         for path, module in model.named_modules():
             if path == "backbone":
                 handles.append(module.register_forward_hook(lambda *_: timeline.lap("trunk")))
-        for layers in _decoders(model):
+        for layers in decoder_layers(model):
             handles.append(layers[0].register_forward_pre_hook(lambda *_: timeline.lap("encoder")))
             handles.append(layers[-1].register_forward_hook(lambda *_: timeline.lap("decoder")))
     try:
@@ -65,7 +65,7 @@ def watch_model(model: nn.Module | None, timeline: Timeline) -> Iterator[Callabl
             handle.remove()
 
 
-def _decoders(model: nn.Module) -> list[nn.ModuleList]:
+def decoder_layers(model: nn.Module) -> list[nn.ModuleList]:
     """The decoders' layers; Stacked DETR has two decoders."""
     return [
         module

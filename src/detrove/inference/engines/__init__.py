@@ -22,7 +22,7 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> str:
-        """What it computes in: "float32", "bfloat16" or "float16"."""
+        """What it computes in: "float32", "bfloat16", "float16", or for an exported file "int8"."""
         ...
 
     def __call__(self, images: ImageBatch) -> Predictions:

@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from detrove.errors import InputError
-from detrove.nn.recording import active_recorder
-from detrove.structures import ImageBatch, Predictions
+from detrove.inference.engines.files import FileEngine
 
 
-class OnnxRuntimeEngine:
-    """A session over an ONNX file with `pixels` and `padding_mask` in, `logits` and `boxes` out, in float32.
+class OnnxRuntimeEngine(FileEngine):
+    """A session over an ONNX file.
 
-    It has as many threads as torch had when it was made. The file is read once and may go afterwards.
+    It has as many threads as torch had when it was made. The file is read once and may go afterwards. `precision` is
+    what is said of it; what it computes in stands in the file.
     """
 
     name = "onnxruntime"
-    precision = "float32"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, precision: str = "float32", num_slots: int | None = None) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise InputError(
                 'the engine onnxruntime needs its package: pip install onnxruntime (or "detrove[export]")'
             ) from error
+        self.precision, self.num_slots = precision, num_slots
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3  # errors: a warning for every initialiser that it folds helps nobody
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        batch, _, height, width = self.session.get_inputs()[0].shape  # a free axis is a name
+        self.shape = (batch, height, width) if isinstance(height, int) else None
 
-    def __call__(self, images: ImageBatch) -> Predictions:
-        """The last layer's logits (1, B, Q, C) and boxes (1, B, Q, 4), on the CPU; refuses to be recorded."""
-        if active_recorder() is not None:
-            raise InputError("an optimised detector hands over no attention: record the detector that `load` gives")
-        inputs = {
-            "pixels": images.pixels.float().numpy(force=True),
-            "padding_mask": images.padding_mask.numpy(force=True),
+    @property
+    def input_names(self) -> Sequence[str]:
+        """What the file takes."""
+        return [value.name for value in self.session.get_inputs()]
+
+    def compute(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """The file's outputs by name."""
+        names = [value.name for value in self.session.get_outputs()]
+        return {
+            name: torch.from_numpy(value)
+            for name, value in zip(names, self.session.run(names, dict(inputs)), strict=True)
         }
-        logits, boxes = self.session.run(["logits", "boxes"], inputs)
-        return Predictions(torch.from_numpy(logits)[None], torch.from_numpy(boxes)[None])
