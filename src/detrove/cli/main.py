@@ -17,6 +17,7 @@ from detrove.cli.data import make_data_app
 from detrove.cli.demo import demo
 from detrove.cli.eval import evaluate_weights
 from detrove.cli.experiment import experiment
+from detrove.cli.export import export_weights
 from detrove.cli.models import models
 from detrove.cli.predict import predict
 from detrove.cli.serve import serve
@@ -61,6 +62,7 @@ def make_app() -> App:
         "experiment": experiment,
         "convert": convert,
         "models": models,
+        "export": export_weights,
         "serve": serve,
         "bench": bench,
     }
