@@ -32,6 +32,7 @@ SETTINGS = {
     "warmup": 0,
     "trunk_warmup": 0.0,
     "workers": 0,
+    "preflight": False,
 }
 MEASURES = ("box_spread", "class_spread", "box_spread_between", "class_spread_between", "found")
 

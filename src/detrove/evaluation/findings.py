@@ -25,6 +25,23 @@ ABOUT_TERMS = (
     "The parts of the loss, unweighted. Each should fall; a class term that falls while the boxes' terms stand still "
     "means that the detector knows what is there before it knows where."
 )
+ABOUT_QUERIES = (
+    "Measured on a few validation pictures, the same ones each time. Each query answers for one object or for none; a "
+    "detector learns when queries begin to differ and to keep to their objects."
+)
+ABOUT_SPREAD = (
+    "From query to query of a picture: boxes in parts of the picture, class answers as logarithms. Near 0 all queries "
+    "say the same, and nothing can be found: that is a collapse, mostly of too high a rate."
+)
+ABOUT_CHANGES = (
+    "The matching gives each object the query that fits best. Where another one fits at every look, each query is "
+    "pulled from object to object; a curve that falls means that they have found their places. Where queries are "
+    "ranked proposals (DINO, detrove-nano), they change places more often."
+)
+ABOUT_FOUND = (
+    "Of each picture as many of the best detections as it has objects: the share of objects among them, and how many "
+    "of them repeat a found one."
+)
 ABOUT_RATE = "The step size. AP often rises when it drops, because the last small steps let the boxes settle."
 ABOUT_PRECISION_RECALL = (
     "Lower the score threshold and a detector finds more objects (recall, to the right) but is wrong more often "
@@ -44,6 +61,8 @@ ABOUT_KINDS = (
 
 _LOW_SHARE = 0.6
 """A size of objects is called weak where its AP is below this share of that of large objects."""
+_MANY = 0.3
+"""Of all wrong boxes: what is told of."""
 
 
 def verdict(metrics: Metrics, errors: ErrorAnalysis) -> str:
@@ -65,33 +84,64 @@ def verdict(metrics: Metrics, errors: ErrorAnalysis) -> str:
 
 def advice(metrics: Metrics, errors: ErrorAnalysis) -> list[str]:
     """What stands out, and what usually helps; at most one sentence for each kind of trouble."""
-    if metrics.ap is None or metrics.ap50 is None:
+    if metrics.ap is None:
         return []
-    sentences = []
+    said = (
+        weak_small(metrics),
+        loose_boxes(metrics),
+        wrong_names(errors),
+        shown_twice(errors),
+        unmeasured_classes(metrics),
+    )
+    return [sentence for sentence in said if sentence is not None]
+
+
+def weak_small(metrics: Metrics) -> str | None:
+    """Small objects far behind large ones."""
     small, large = metrics.ap_small, metrics.ap_large
-    if small is not None and large is not None and small < _LOW_SHARE * large:
-        sentences.append(
-            f"Small objects are the weak side: AP {small:.3f} against {large:.3f} for large ones. A larger --size "
-            "usually helps most."
-        )
-    if metrics.ap75 is not None and metrics.ap50 > 0.1 and metrics.ap75 < 0.5 * metrics.ap50:
-        sentences.append(
-            f"Boxes are loose: AP falls from {metrics.ap50:.3f} at half an overlap to {metrics.ap75:.3f} at IoU 0.75. "
-            "Longer training tightens them; so does checking how consistently the objects were labelled."
-        )
-    kinds = errors.kinds
-    mistakes = sum(count for kind, count in kinds.items() if kind not in ("hits", "missed objects"))
-    if mistakes and kinds["wrong class"] > 0.3 * mistakes:
-        sentences.append("Many good boxes carry the wrong name: see in the confusion matrix which classes look alike.")
-    if mistakes and kinds["duplicates"] > 0.3 * mistakes:
-        sentences.append("Many objects are shown more than once: longer training lets the queries tell them apart.")
+    if small is None or large is None or small >= _LOW_SHARE * large:
+        return None
+    return (
+        f"Small objects are the weak side: AP {small:.3f} against {large:.3f} for large ones. A larger --size "
+        "usually helps most."
+    )
+
+
+def loose_boxes(metrics: Metrics) -> str | None:
+    """Objects found with boxes that fit badly."""
+    if metrics.ap75 is None or metrics.ap50 is None or metrics.ap50 <= 0.1 or metrics.ap75 >= 0.5 * metrics.ap50:
+        return None
+    return (
+        f"Boxes are loose: AP falls from {metrics.ap50:.3f} at half an overlap to {metrics.ap75:.3f} at IoU 0.75. "
+        "Longer training tightens them; so does checking how consistently the objects were labelled."
+    )
+
+
+def wrong_names(errors: ErrorAnalysis) -> str | None:
+    """Good boxes around objects of another class."""
+    if errors.kinds["wrong class"] <= _MANY * _mistakes(errors):
+        return None
+    return "Many good boxes carry the wrong name: see in the confusion matrix which classes look alike."
+
+
+def shown_twice(errors: ErrorAnalysis) -> str | None:
+    """Objects with several boxes."""
+    if errors.kinds["duplicates"] <= _MANY * _mistakes(errors):
+        return None
+    return "Many objects are shown more than once: longer training lets the queries tell them apart."
+
+
+def _mistakes(errors: ErrorAnalysis) -> int:
+    return sum(count for kind, count in errors.kinds.items() if kind not in ("hits", "missed objects"))
+
+
+def unmeasured_classes(metrics: Metrics) -> str | None:
+    """Classes without a box in these pictures."""
     unmeasured = [name for name, values in metrics.per_class.items() if not values["num_boxes"]]
-    if unmeasured:
-        names = ", ".join(unmeasured[:5]) + (", …" if len(unmeasured) > 5 else "")
-        sentences.append(
-            f"Not measured, because these pictures have no box of them: {names} ({len(unmeasured)} in all)."
-        )
-    return sentences
+    if not unmeasured:
+        return None
+    names = ", ".join(unmeasured[:5]) + (", …" if len(unmeasured) > 5 else "")
+    return f"Not measured, because these pictures have no box of them: {names} ({len(unmeasured)} in all)."
 
 
 def about_loss(losses: Sequence[float | None]) -> str:

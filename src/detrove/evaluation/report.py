@@ -64,21 +64,23 @@ def write_report(
     label_map: LabelMap,
     thresholds: Sequence[float] | None = None,
     history: Sequence[Mapping[str, Any]] = (),
+    stood_out: Sequence[str] | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> None:
     """Write the report to `path`, whole or not at all.
 
     `detections` are all detections of `detect`, by image id; `ground_truth` and `dataset` those they were made on;
     `label_map` and `thresholds` (one per class slot, any sequence; None means 0.5 everywhere) the detector's. `history`
-    are the lines of `metrics.jsonl`, none for an evaluation without a training; `facts` is what the reader should
-    know about the run, in words.
+    are the lines of `metrics.jsonl`, none for an evaluation without a training; `stood_out` is the verdict on the run,
+    a sentence each, None for advice from these metrics alone; `facts` is what the reader should know about the run, in
+    words.
     """
     results = coco_results(detections, ground_truth)
-    by_category = _thresholds_of_categories(label_map, thresholds, ground_truth)
+    by_category = thresholds_of_categories(label_map, thresholds, ground_truth)
     errors = analyse_errors(ground_truth, results, by_category)
     page = Page(title, findings.verdict(metrics, errors))
     page.numbers({_short(name): metrics[name] for name in METRIC_NAMES[:6]})
-    page.bullets(findings.advice(metrics, errors))
+    page.bullets(findings.advice(metrics, errors) if stood_out is None else stood_out)
     _add_pictures(page, errors, ground_truth, dataset)
     if history:
         _add_learning_curves(page, history)
@@ -94,7 +96,7 @@ def write_report(
     write_atomically(path, page.to_html().encode())
 
 
-def _thresholds_of_categories(
+def thresholds_of_categories(
     label_map: LabelMap, thresholds: Sequence[float] | None, ground_truth: Mapping[str, Any]
 ) -> list[float]:
     """The detector's thresholds in the order of the data set's category ids; 0.5 for classes it does not know."""
@@ -172,6 +174,34 @@ def _add_learning_curves(page: Page, history: Sequence[Mapping[str, Any]]) -> No
             (line_chart([rates], "Learning rate", "epoch", "rate"), findings.ABOUT_RATE),
         )
     page.charts(charts)
+    _add_queries(page, history)
+
+
+def _add_queries(page: Page, history: Sequence[Mapping[str, Any]]) -> None:
+    """What the watch saw at each validation."""
+    watched = [line for line in history if line.get("watch")]
+    if len(watched) < 2:
+        return
+    epochs = [line["epoch"] for line in watched]
+
+    def chart(title: str, y_label: str, names: Mapping[str, str], **options: Any) -> str:
+        series = [
+            Series(label, epochs, [line["watch"].get(name) for line in watched], markers=True)
+            for name, label in names.items()
+        ]
+        return line_chart(series, title, "epoch", y_label, **options)
+
+    page.section("What its queries do", findings.ABOUT_QUERIES)
+    differ = {"class_spread": "classes", "box_spread": "boxes"}
+    change = {"changed_since_last": "since the last look", "changed_between_layers": "from layer to layer"}
+    share = {"found": "found", "duplicates": "duplicates for each"}
+    page.charts(
+        [
+            (chart("How far queries differ", "spread", differ), findings.ABOUT_SPREAD),
+            (chart("Objects that change their query", "share", change, y_limits=(0, 1.02)), findings.ABOUT_CHANGES),
+            (chart("Objects found, and found twice", "share", share), findings.ABOUT_FOUND),
+        ]
+    )
 
 
 def _add_classes(page: Page, metrics: Metrics, errors: ErrorAnalysis, thresholds: Sequence[float]) -> None:

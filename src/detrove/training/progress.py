@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
 
 PLAIN_INTERVAL = 30.0  # seconds after which a plain line is due even within an epoch
 PLAIN_EPOCH_INTERVAL = 10.0  # seconds within which short epochs are not worth a line each
@@ -132,6 +134,38 @@ def make_display(progress: bool) -> Display:
     if not progress:
         return SilentDisplay()
     return TerminalDisplay() if sys.stderr.isatty() else PlainDisplay()
+
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A curve as one line of blocks, from the lowest value to the highest; long ones as the means of equal parts.
+
+    >>> sparkline([0.0, 1.0, 2.0, 7.0])
+    '▁▂▃█'
+    """
+    parts = np.array_split(np.asarray(values, dtype=float), min(width, len(values))) if values else []
+    means = [part.mean() for part in parts]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    steps = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((mean - low) * steps)] for mean in means)
+
+
+def learning_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How a training went, a line each for the loss and the validation AP, of the lines of metrics.jsonl."""
+    told = []
+    losses = [line["loss"] for line in lines]
+    if len(losses) > 1:
+        told.append(f"loss  {sparkline(losses)}  {losses[0]:.3f} to {losses[-1]:.3f}")
+    validated = [line for line in lines if line.get("ap") is not None]
+    if len(validated) > 1:
+        aps = [line["ap"] for line in validated]
+        best = max(validated, key=lambda line: line["ap"])
+        told.append(
+            f"AP    {sparkline(aps)}  {aps[0]:.3f} to {aps[-1]:.3f}, best {best['ap']:.3f} in epoch {best['epoch']}"
+        )
+    return told
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detrove.data import DetectionDataset
 from detrove.data.batching import collate
 from detrove.data.transforms import evaluation_sample
 from detrove.data.views import without_crowd
@@ -34,9 +35,9 @@ from detrove.training.validation import Validation
 
 NUM_PICTURES = 16
 """Validation pictures that are looked into, evenly spaced among those with objects."""
-ALIKE = 1e-3
+ALIKE = 3e-4
 """Spread of the class answers from query to query under which all queries answer alike: healthy trainings stay above
-it from the first epoch on, collapsed ones below."""
+it from the first epoch on, collapsed ones below (docs/watching.md)."""
 PATIENCE = 2
 """Looks in a row at queries that are alike, before it is told."""
 
@@ -50,7 +51,7 @@ class Watch:
     def __init__(self, validation: Validation, criterion: Criterion) -> None:
         self._validation = validation
         self._cost = criterion.cost
-        self._data = validation.dataset.subset(watched_pictures(validation))
+        self._data = validation.dataset.subset(some_pictures(validation.dataset, NUM_PICTURES))
         self._truth = self._data.ground_truth()
         self._queries: list[int] | None = None
         self._alike_in_a_row, self._alarmed = 0, False
@@ -142,14 +143,13 @@ class Watch:
         return Predictions(torch.cat(logits, dim=1), torch.cat(boxes, dim=1)), all_targets, detections
 
 
-def watched_pictures(validation: Validation) -> Sequence[int]:
-    """Which validation pictures are looked into; the same for the same data."""
-    annotations = validation.dataset.annotations
+def some_pictures(data: DetectionDataset, number: int) -> list[int]:
+    """At most so many pictures with objects, evenly spaced; the same ones for the same data."""
+    annotations = data.annotations
     objects = np.bincount(annotations.pictures_of_boxes(), weights=~annotations.is_crowd, minlength=len(annotations))
     candidates = np.flatnonzero(objects)
-    if len(candidates) <= NUM_PICTURES:
-        return candidates.tolist()
-    return candidates[np.linspace(0, len(candidates) - 1, NUM_PICTURES).round().astype(int)].tolist()
+    places = np.linspace(0, len(candidates) - 1, min(number, len(candidates)))
+    return candidates[places.round().astype(int)].tolist()
 
 
 def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
