@@ -138,6 +138,39 @@ def draw_heat_map(picture: Image.Image, values: np.ndarray, strength: float = 0.
     return Image.fromarray(np.clip(np.round(blended), 0, 255).astype(np.uint8))
 
 
+def draw_signed_map(
+    picture: Image.Image, values: np.ndarray, limit: float | None = None, strength: float = 0.85
+) -> Image.Image:
+    """A copy of the picture, greyed, under `values` (h, w) of both signs: blue below zero, orange above.
+
+    `limit` is the size from which on the colour is full, so that several maps can share a scale; by default the largest
+    of this one. Zero leaves the picture. Blue and orange differ for everyone, and sign needs no lightness.
+    """
+    values = np.asarray(values, dtype=np.float32)
+    full = max(float(np.abs(values).max(initial=0.0)) if limit is None else limit, float(np.finfo(np.float32).tiny))
+    relative = Image.fromarray(np.clip(values / full, -1, 1)).resize(picture.size, Image.Resampling.BILINEAR)
+    signed = np.clip(np.asarray(relative), -1, 1)[..., None]
+    grey = 90 + np.asarray(picture.convert("L"), dtype=np.float32)[..., None].repeat(3, axis=2) * 0.5
+    colour = np.where(signed < 0, np.asarray(BLUE), np.asarray(ORANGE)).astype(np.float32)
+    opacity = strength * np.sqrt(np.abs(signed))
+    blended = grey * (1 - opacity) + colour * opacity
+    return Image.fromarray(np.clip(np.round(blended), 0, 255).astype(np.uint8))
+
+
+def draw_cross(picture: Image.Image, x: float, y: float, colour: Colour = SKY) -> Image.Image:
+    """A copy of the picture with a ring and a cross around the pixel x, y, on dark lines that any ground shows."""
+    canvas = picture.convert("RGB")
+    drawing = ImageDraw.Draw(canvas)
+    reach = max(5, round(max(canvas.size) / 40))
+    width = max(1, round(max(canvas.size) / 250))
+    for ink, extra in ((BLACK, 2), (colour, 0)):
+        drawing.ellipse((x - reach, y - reach, x + reach, y + reach), outline=ink, width=width + extra)
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            ends = (x + dx * reach * 0.5, y + dy * reach * 0.5, x + dx * reach * 1.6, y + dy * reach * 1.6)
+            drawing.line(ends, fill=ink, width=width + extra)
+    return canvas
+
+
 def to_rectangle(box: Sequence[float]) -> Rectangle:
     """Four numbers as a typed rectangle."""
     x1, y1, x2, y2 = box

@@ -13,9 +13,11 @@ from detrove.drawing import (
     VERMILION,
     Mark,
     class_colour,
+    draw_cross,
     draw_detections,
     draw_heat_map,
     draw_marks,
+    draw_signed_map,
     draw_truth,
 )
 from detrove.structures import Detections, LabelMap
@@ -145,3 +147,25 @@ def test_heat_map_of_nothing_is_the_grey_picture():
     picture = Image.new("RGB", (8, 6), (200, 10, 10))
     drawn = np.asarray(draw_heat_map(picture, np.zeros((2, 2))))
     assert (drawn == np.asarray(picture.convert("L"))[..., None]).all()
+
+
+def test_signed_maps_differ_in_hue_and_share_a_scale() -> None:
+    grey = Image.new("RGB", (40, 20), (128, 128, 128))
+    values = np.array([[-2.0, 0.0, 0.0, 2.0]])
+    pixels = np.asarray(draw_signed_map(grey, values)).astype(int)
+    left, middle, right = pixels[10, 1], pixels[10, 20], pixels[10, 38]
+    assert left[2] > left[0] + 60
+    assert right[0] > right[2] + 60
+    assert np.ptp(middle) < 5
+    faint = np.asarray(draw_signed_map(grey, values, limit=20.0)).astype(int)
+    assert abs(faint[10, 38] - middle).sum() < abs(right - middle).sum()
+    assert (np.asarray(draw_signed_map(grey, np.zeros((2, 2)))) == pixels[10, 20]).all()
+
+
+def test_a_cross_marks_its_pixel_and_leaves_the_original() -> None:
+    white = Image.new("RGB", (200, 100), "white")
+    marked = np.asarray(draw_cross(white, 60, 40))
+    rows, columns = np.nonzero((marked != 255).any(axis=-1))
+    assert (rows.min() + rows.max()) / 2 == pytest.approx(40, abs=1)
+    assert (columns.min() + columns.max()) / 2 == pytest.approx(60, abs=1)
+    assert (np.asarray(white) == 255).all()

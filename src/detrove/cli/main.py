@@ -21,6 +21,7 @@ from detrove.cli.export import export_weights
 from detrove.cli.models import models
 from detrove.cli.predict import predict
 from detrove.cli.serve import serve
+from detrove.cli.study import study
 from detrove.cli.train import train
 from detrove.errors import InputError
 
@@ -60,6 +61,7 @@ def make_app() -> App:
         "predict": predict,
         "compare": compare,
         "experiment": experiment,
+        "study": study,
         "convert": convert,
         "models": models,
         "export": export_weights,

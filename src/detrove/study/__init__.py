@@ -2,7 +2,20 @@
 
 from detrove.study.compare import Comparison, compare
 from detrove.study.experiments import experiment
+from detrove.study.picture import Study, study_picture
 from detrove.study.queries import QueryStudy, study_queries
 from detrove.study.record import Recording, record
+from detrove.study.study_report import write_study
 
-__all__ = ["Comparison", "QueryStudy", "Recording", "compare", "experiment", "record", "study_queries"]
+__all__ = [
+    "Comparison",
+    "QueryStudy",
+    "Recording",
+    "Study",
+    "compare",
+    "experiment",
+    "record",
+    "study_picture",
+    "study_queries",
+    "write_study",
+]

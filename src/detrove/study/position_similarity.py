@@ -134,9 +134,8 @@ def sine_similarity(
 
 
 def half_width(similarity: np.ndarray) -> float:
-    """How broad a map is: the share of its cells above the middle between its mean and its peak."""
-    middle = (similarity.max() + similarity.mean()) / 2
-    return float((similarity > middle).mean())
+    """How broad a map of `sine_similarity` is: the share of its cells more than half as like as the centre."""
+    return float((similarity > similarity.max() / 2).mean())
 
 
 def softmax_map(scores: np.ndarray) -> np.ndarray:
