@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -115,48 +117,41 @@ def _store_in_half(graph: Any) -> None:
 
 def quantised_onnx(model: Any, calibration: Calibration) -> Any:
     """An ONNX model whose trunk and encoder multiply in int8, its ranges taken from the calibration's batches."""
-    nncf = _nncf()
+    require_quantiser()
     model = _constants_folded(model)
     graph = model.graph
     values = [output for node in graph.node for output in node.output]
     bearing = nodes_before(graph, [*trunk_values(values), MEMORY])
-    return nncf.quantize(
-        model,
-        nncf.Dataset(calibration),
-        subset_size=len(calibration),
-        model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=nncf.IgnoredScope(
-            names=[node.name for node in graph.node if node.name not in bearing], validate=False
-        ),
-    )
+    return _quantised(model, calibration, [node.name for node in graph.node if node.name not in bearing])
 
 
 def quantised_openvino(model: Any, calibration: Calibration) -> Any:
     """As `quantised_onnx`, of an OpenVINO model."""
-    nncf = _nncf()
+    require_quantiser()
     bearing = _operations_before(model)
     names = [operation.get_friendly_name() for operation in model.get_ordered_ops()]
-    return nncf.quantize(
-        model,
-        nncf.Dataset(calibration),
-        subset_size=len(calibration),
-        model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=nncf.IgnoredScope(names=[name for name in names if name not in bearing], validate=False),
-    )
+    return _quantised(model, calibration, [name for name in names if name not in bearing])
+
+
+def _quantised(model: Any, calibration: Calibration, exact: list[str]) -> Any:
+    """The model in int8 but for the steps that stay `exact`; what NNCF tells of its progress is not the answer."""
+    import nncf
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    with redirect_stdout(sys.stderr):
+        return nncf.quantize(
+            model,
+            nncf.Dataset(calibration),
+            subset_size=len(calibration),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=exact, validate=False),
+        )
 
 
 def require_quantiser() -> None:
     """Say what is missing before minutes are spent."""
     if importlib.util.find_spec("nncf") is None:
         raise InputError('int8 needs nncf: pip install "detrove[export]"')
-
-
-def _nncf() -> Any:
-    require_quantiser()
-    import nncf
-
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    return nncf
 
 
 def _constants_folded(model: Any) -> Any:
