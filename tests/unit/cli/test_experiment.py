@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from detrove.cli.main import make_app
+from detrove.models import catalogue
 from detrove.study.experiments import EXPERIMENTS
+
+GUIDE = Path(__file__).parents[3] / "docs" / "why_was_detr_slow.md"
 
 
 def test_without_a_name_it_lists_all(detrove_command: Callable) -> None:
@@ -60,3 +66,20 @@ def test_options_reach_the_experiment(
     assert (asked["name"], asked["data"], asked["output"]) == ("anchors", tmp_path, tmp_path / "out")
     assert (asked["minutes"], asked["epochs"], asked["seeds"]) == (2.0, None, [0, 3])
     assert asked["settings"] == {"model.dim": 64}
+
+
+def test_the_guided_pages_commands_are_real() -> None:
+    """Every line of its code blocks is one that the command line understands, with names that there are."""
+    blocks = re.findall(r"^```\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("detrove ")]
+    verbs = set()
+    for line in lines:
+        tokens = shlex.split(line)[1:]
+        _, bound, _ = make_app().parse_args(tokens, print_error=False, exit_on_error=False)
+        verbs.add(tokens[0])
+        if tokens[0] == "compare":
+            assert set(bound.arguments["models"].split(",")) <= set(catalogue.preset_names())
+        if tokens[0] == "experiment":
+            assert bound.arguments["name"] in EXPERIMENTS
+    assert verbs == {"compare", "experiment", "study"}
+    assert {name for line in lines for name in EXPERIMENTS if f" {name} " in line} == set(EXPERIMENTS)
