@@ -116,7 +116,7 @@ def print_comparison(found: Comparison, as_json: bool) -> None:
 
 
 def comparison_table(found: Comparison) -> str:
-    """The arms by their AP, the best first, in less than 100 columns."""
+    """The arms by their AP, the best first, in about 100 columns."""
     header = ["", "AP", "AP50", "small", "medium", "large", "minutes", "epochs", "memory", "ms", "params", "seeds"]
     return format_table(header, [_row(summary) for summary in found.ranked()])
 

@@ -33,10 +33,10 @@ NOTHING_LEARNED = 0.01
 """An AP below this is chance: a detector that has not begun to detect."""
 
 ABOUT_TABLE = (
-    "Click on a head to sort. AP is that of the validation pictures by the weights that each run kept; in brackets the "
-    "least and the most of the seeds. Minutes are training time. Memory is the most that a training process held. ms: "
-    "one picture from file to boxes, one at a time. Multiply-adds: of that picture. A dash: no such object, or not "
-    "measured."
+    "Click on a head to sort. AP is that of the validation pictures by the weights that each run kept: the mean of the "
+    "seeds, in brackets the least and the most. Minutes are training time. Memory is the most that a training process "
+    "held. ms: one picture from file to boxes, one at a time. Multiply-adds: of that picture. A dash: no such object, "
+    "or not measured."
 )
 
 
@@ -107,7 +107,10 @@ def mebibytes(count: float) -> str:
 
 def _precision(summary: Summary, metric: str) -> Cell:
     mean = summary.mean(metric)
-    return None if mean is None else Bar(_with_range(summary.values(metric)), mean)
+    if mean is None:
+        return None
+    # The others without: the whole table is to be seen on a wide screen.
+    return Bar(_with_range(summary.values(metric)) if metric == "ap" else f"{mean:.3f}", mean)
 
 
 def _with_range(values: Sequence[float]) -> str:
@@ -262,6 +265,7 @@ def _add_conditions(page: Page, comparison: Comparison) -> None:
     conditions, first = comparison.conditions, comparison.summaries[0].records[0].measured or {}
     page.section("What was equal, and what was not", "Each arm followed its model's recipe, but for what is told here.")
     seeds = sorted({record.arm.seed for record in comparison.records})
+    threads = f"{first['threads']} thread{'s' if first['threads'] > 1 else ''}"
     facts = {
         "data": Path(conditions.data).name,
         "budget of each arm": conditions.describe_budget(),
@@ -270,7 +274,7 @@ def _add_conditions(page: Page, comparison: Comparison) -> None:
         "batch": "each recipe's own" if conditions.batch_size is None else f"{conditions.batch_size} pictures",
         "trunk starts from": _trunk(conditions.backbone_weights),
         **{name: str(value) for name, value in conditions.settings.items()},
-        "measured on": f"{first['processor']}, {first['threads']} threads, torch {first['torch']}",
+        "measured on": f"{first['processor']}, {threads}, torch {first['torch']}",
         "made with": f"detrove {first['detrove']}",
     }
     page.table(["", ""], list(facts.items()))

@@ -293,11 +293,11 @@ def draw_usage(study: QueryStudy, num_queries: int = 20, columns: int = 5) -> An
     colours[..., 3] = np.clip(study.scores, 0.15, 0.9)
     for axes, query in zip(all_axes, shown.tolist(), strict=False):
         x, y = study.boxes[:, query, :2].T
-        axes.scatter(x, y, s=9, c=colours[:, query], linewidths=0)
+        axes.scatter(x, y, s=16, c=colours[:, query], linewidths=0)
         axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
-        axes.set_title(f"query {query}: {uses[query]}", fontsize=8)
+        axes.set_title(f"query {query}: {uses[query]}", fontsize=11)
     for axes in all_axes[len(shown) :]:
         axes.set_visible(False)
     dots = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in SHAPES]
-    figure.legend(handles=dots, loc="outside lower left", ncols=len(SHAPES), frameon=False, fontsize=8)
+    figure.legend(handles=dots, loc="outside lower left", ncols=len(SHAPES), frameon=False, fontsize=11)
     return figure

@@ -23,6 +23,8 @@ FEW_SQUARES, SQUARES = 10, 20
 """Queries drawn of each of several detectors, and of a single one."""
 CLOSE, FAR = 0.1, 0.25
 """Distances from home, in widths and heights of the picture, that are called near and far; 0.41 is anywhere."""
+LEAST_AXIS = 0.1
+"""Duplicates for each object up to which the axis reaches at least: fewer are none to speak of."""
 
 ABOUT_QUERIES = (
     "A query is a slot that may answer with one object. Training assigns every object to one query; what follows looks "
@@ -133,7 +135,9 @@ def _charts(studies: Mapping[str, Sequence[QueryStudy]], bargains: Sequence[Seri
     series = [_by_layer(name, [study.found_share() for study in of_one], 1) for name, of_one in studies.items()]
     charts.append((line_chart(series, "Objects found", layers, share, (0, 1)), ABOUT_FOUND))
     series = [_by_layer(name, [study.duplicate_rates() for study in of_one], 1) for name, of_one in studies.items()]
-    charts.append((line_chart(series, "Duplicates", layers, "for each object found"), ABOUT_DUPLICATES))
+    most = max([LEAST_AXIS, *(rate * 1.05 for line in series for rate in line.y if rate is not None)])
+    chart = line_chart(series, "Duplicates", layers, "for each object found", (0, most))
+    charts.append((chart, ABOUT_DUPLICATES))
     return charts
 
 
@@ -154,10 +158,8 @@ def _numbers(studies: Sequence[QueryStudy]) -> list[Cell]:
 def _usage_caption(name: str, study: QueryStudy) -> str:
     """What the squares of one detector say."""
     home = float(np.median(study.home()))
-    kept = (
-        "keep close to a place of their own" if home < 0.1 else "go far from home" if home > 0.25 else "roam a little"
-    )
-    text = f"Most queries {kept} ({home:.2f} from it, the median query)."
+    kept = "keep to a place of their own" if home < CLOSE else "go far from home" if home > FAR else "roam a little"
+    text = f"Its queries {kept}: the median one's boxes lie {home:.2f} from their mean place."
     return text if name == THIS else f"{name}. {text}"
 
 
