@@ -24,8 +24,8 @@ KEEP_ALIVE = 15
 
 def run(detector: Detector, host: str, port: int, limits: Limits, api_key: str | None = None) -> None:
     """Serve a detector until SIGINT or SIGTERM; then take nothing new on, and return when all is answered."""
-    log_to(sys.stderr)
     listening = listen(host, port, limits.seconds)
+    log_to(sys.stderr)
     server = uvicorn.Server(
         uvicorn.Config(
             make_app(detector, limits, api_key),
