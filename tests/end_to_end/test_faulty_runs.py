@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
+from detrove.cli.main import run as run_command
 from detrove.data import dataset as dataset_file
 from detrove.errors import InputError
 from detrove.inference import load
 from detrove.losses import Criterion
 from detrove.structures import Targets
-from detrove.training import train
+from detrove.training import train, trainer
+from detrove.training.callbacks import EpochDone
 
 SETTINGS = {
     "model.backbone": "test_resnet",
@@ -47,10 +53,17 @@ def options(output: Path, **settings: Any) -> dict[str, Any]:
     }
 
 
+def command(data: Path, output: Path) -> list[str]:
+    """The same for an epoch, as a command line."""
+    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    lengths = ["--size", "64", "--epochs", "1", "--backbone-weights", "none"]
+    return ["train", str(data), "--output", str(output), "--model", "detr-nano", *lengths, *settings]
+
+
 def write_squares(
     folder: Path,
     num_pictures: int = 12,
-    boxes_of: Callable[[list[int], np.random.Generator], list[float]] | None = None,
+    boxes_of: Callable[[list[int]], list[int]] | None = None,
 ) -> Path:
     """Pictures 64 pixels wide with two squares each, as COCO JSON; `boxes_of` may write other boxes."""
     generator = np.random.default_rng(5)
@@ -60,11 +73,11 @@ def write_squares(
         for number in range(1, num_pictures + 1):
             pixels = generator.integers(90, 130, size=(64, 64, 3), dtype=np.uint8)
             for category in (1, 2):
-                side = int(generator.integers(12, 20))
+                side = int(generator.integers(10, 18))
                 x, y = (int(value) for value in generator.integers(0, 64 - side, size=2))
                 pixels[y : y + side, x : x + side] = (220, 20, 20) if category == 1 else (20, 20, 220)
                 box = [x, y, side, side]
-                written = box if boxes_of is None else boxes_of(box, generator)
+                written = box if boxes_of is None else boxes_of(box)
                 entry = {"id": len(annotations) + 1, "image_id": number, "category_id": category, "bbox": written}
                 annotations.append(entry)
             Image.fromarray(pixels).save(folder / split / f"{number}.png")
@@ -124,8 +137,8 @@ def test_a_gradient_that_is_no_number_names_its_picture(squares: Path, tmp_path:
     """The loss of picture 3 is finite and its gradient is not: the root of zero."""
     whole = Criterion.__call__
 
-    def with_bad_slope(self: Criterion, predictions: Any, targets: Any) -> dict[str, torch.Tensor]:
-        losses = whole(self, predictions, targets)
+    def with_bad_slope(self: Criterion, predictions: Any, targets: Any, *rest: Any) -> dict[str, torch.Tensor]:
+        losses = whole(self, predictions, targets, *rest)
         if any(target.image_id == 3 for target in targets):
             losses["class"] = losses["class"] + (predictions.logits.sum() * 0).sqrt()
         return losses
@@ -144,3 +157,109 @@ def test_skipping_does_not_go_on_for_ever(squares: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(Criterion, "total", lambda self, losses: sum(v.sum() for v in losses.values()) * math.nan)
     with pytest.raises(InputError, match="10 steps in a row were skipped: it is not a single picture"):
         train(squares, epochs=9, progress=False, **options(tmp_path / "run", on_nonfinite="skip"))
+
+
+@contextmanager
+def limit_undone() -> Iterator[None]:
+    """After this block files may grow as large as before."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class FullAfter:
+    """From the end of an epoch on, the system writes no file beyond a few kilobytes: a disk that is nearly full."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_epoch(self, event: EpochDone) -> None:
+        import resource
+
+        if event.line["epoch"] == self.epoch:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are limited by POSIX means")
+def test_a_full_disk_keeps_the_last_state_and_says_so(squares: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(trainer, "SAVING_SHARE", 1e9)  # a state after every epoch
+    whole = train(squares, epochs=4, progress=False, **options(tmp_path / "whole"))
+    arguments = options(tmp_path / "run")
+    with limit_undone(), pytest.raises(InputError) as caught:
+        train(squares, epochs=4, progress=False, callbacks=[FullAfter(2)], **arguments)
+    told = str(caught.value)
+    assert "no room left on the disk for" in told
+    assert told.endswith("what was saved last is whole (epoch 1, step 3): once there is room, continue with --resume")
+    assert not list((tmp_path / "run").rglob("*partial*"))
+    assert load(tmp_path / "run").label_map.names == ["red", "blue"]
+    again = train(squares, epochs=4, progress=False, resume=True, **arguments)
+    assert again.metrics == whole.metrics
+
+
+def test_a_place_that_cannot_be_written_is_one_line_and_exit_2(squares: Path, tmp_path: Path, monkeypatch, capsys):
+    replace = os.replace
+
+    def read_only(source: Any, target: Any) -> None:
+        if Path(target).name == "config.yaml":
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", read_only)
+    status = run_command(command(squares, tmp_path / "run"))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2
+    assert last.startswith(f"detrove: error: {tmp_path / 'run' / 'config.yaml'}: cannot be written (Permission denied)")
+    assert last.endswith("nothing of the run was saved yet")
+
+
+def test_a_data_set_whose_boxes_are_all_misread_ends_in_preflight(tmp_path: Path, capsys):
+    data = write_squares(tmp_path / "data", boxes_of=lambda box: [box[0], box[1], box[0] + box[2], box[1] + box[3]])
+    status = run_command(command(data, tmp_path / "run"))
+    told = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert status == 2
+    assert len(told) == 1
+    assert "looks like corners" in told[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_preflight_changes_nothing_in_the_training(squares: Path, tmp_path: Path, capsys):
+    runs = {}
+    for preflight in (True, False):
+        output = tmp_path / str(preflight)
+        # A training of a thousand epochs, cut after the first: so long a one is rehearsed.
+        train(squares, epochs=1000, callbacks=[EndsAfterTheFirst()], **options(output, preflight=preflight))
+        runs[preflight] = safetensors.torch.load_file(output / "last" / "model.safetensors")
+        told = capsys.readouterr().err
+        assert ("preflight: 4 pictures by heart: loss" in told) == preflight
+    assert all(torch.equal(runs[True][name], runs[False][name]) for name in runs[True])
+
+
+class EndsAfterTheFirst:
+    def on_epoch(self, event: EpochDone) -> bool:
+        return True
+
+
+def test_a_detector_trained_at_a_rate_that_collapses_it_alarms(squares: Path, tmp_path: Path, capsys):
+    hot = {"learning_rate": 0.1, "backbone_learning_rate": 0.1, "clip_norm": 1e6, "preflight": False}
+    run = train(squares, epochs=4, **options(tmp_path / "hot", **hot))
+    told = capsys.readouterr().err
+    assert told.count("alarm: all queries answer alike") == 1
+    assert "Nothing was learned (AP 0.00" in told
+    lines = [json.loads(line) for line in (run.output / "metrics.jsonl").read_text().splitlines()]
+    assert ["alarm" in line["watch"] for line in lines].count(True) == 1
+    assert "the detector has collapsed" in (run.output / "report.html").read_text()
+
+
+def test_a_sound_training_does_not_alarm_and_ends_with_a_verdict(squares: Path, tmp_path: Path, capsys):
+    run = train(squares, epochs=4, **options(tmp_path / "sound"))
+    told = capsys.readouterr().err
+    assert "alarm" not in told
+    assert "what stood out:" in told
+    assert "loss  " in told
+    page = (run.output / "report.html").read_text()
+    assert "What its queries do" in page
+    assert "How far queries differ" in page

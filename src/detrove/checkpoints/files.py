@@ -8,13 +8,18 @@ from pathlib import Path
 
 from detrove.errors import InputError
 
+
+class WriteError(InputError):
+    """A file could not be written: no room, or no leave."""
+
+
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write `content` to a file beside `path`, onto the disk, and rename it over `path` in one step.
 
-    The folder is made where it is missing. Raises `InputError` where the disk is full or the place cannot be written;
+    The folder is made where it is missing. Raises `WriteError` where the disk is full or the place cannot be written;
     whatever stood at `path` before is then still there, whole.
     """
     path = Path(path)
@@ -31,7 +36,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise InputError(
+            raise WriteError(
                 f"{path}: no room left on the disk for {len(content) / 1e6:.1f} MB; free some or write elsewhere"
             ) from None
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        raise WriteError(f"{path}: cannot be written ({error.strerror}); choose another place") from None

@@ -37,6 +37,7 @@ RUN_SETTINGS = (
     "empty_tiles",
     "patience",
     "on_nonfinite",
+    "preflight",
 )
 AUTO = "auto"
 """The batch size that lets memory decide how many pictures are computed at once."""
@@ -64,6 +65,7 @@ class TrainingConfig:
     of those trained on that may be without objects. After
     `patience` validations without a better AP the training ends early; None: never. `on_nonfinite` says what becomes of
     a step whose loss or gradient is no number: "stop" ends the training, "skip" leaves it out; both name the picture.
+    With `preflight` a training that can learn nothing is refused before it begins.
     """
 
     data: str
@@ -91,6 +93,7 @@ class TrainingConfig:
     empty_tiles: float = EMPTY_SHARE
     patience: int | None = None
     on_nonfinite: str = "stop"
+    preflight: bool = True
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     recipe: Recipe = field(default_factory=Recipe)
     model_config: dict[str, Any] = field(default_factory=dict)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from detrove.checkpoints.files import write_atomically
+from detrove.checkpoints.files import WriteError, write_atomically
 from detrove.errors import InputError
 from detrove.structures import LabelMap
 from detrove.training.config import TrainingConfig
@@ -136,10 +137,27 @@ class RunFolder:
                 self.last.rename(old)
             beside.rename(self.last)
         except OSError as error:
-            raise InputError(f"{self.last}: cannot be written ({error.strerror}); the one before is kept") from None
+            raise WriteError(f"{self.last}: cannot be written ({error.strerror})") from None
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+    @contextmanager
+    def saying_what_is_kept(self) -> Iterator[None]:
+        """A file that cannot be written says what the run has already saved, and how to go on."""
+        try:
+            yield
+        except WriteError as error:
+            raise InputError(f"{error}; {self._kept()}") from None
+
+    def _kept(self) -> str:
+        if not self.last.exists():
+            return "nothing of the run was saved yet"
+        facts = json.loads((self.last / "state.json").read_text(encoding="utf-8"))
+        return (
+            f"what was saved last is whole (epoch {facts['epoch']}, step {facts['step']}): "
+            "once there is room, continue with --resume"
+        )
 
     def load_last(self) -> TrainingState | None:
         """The state to continue from; None where the run has none yet. A crash while renaming leaves it in last.old."""

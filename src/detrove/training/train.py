@@ -31,16 +31,17 @@ from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, 
 from detrove.training.fitting import parts_that_fit
 from detrove.training.held_out import choose_splits, open_splits
 from detrove.training.launch import launch
-from detrove.training.preflight import preflight
+from detrove.training.preflight import preflight, preflight_model
 from detrove.training.processes import Processes, is_launched, processes_here
-from detrove.training.progress import Display, duration, make_display
+from detrove.training.progress import Display, duration, learning_curves, make_display
 from detrove.training.run_folder import RunFolder, free_folder
 from detrove.training.trainer import Trainer
 from detrove.training.validation import Measured, Validation
+from detrove.training.verdict import gather, verdict
 
 DEFAULT_MODEL = "detrove-nano"
 RUNS = Path("runs")
-MAY_CHANGE = ("epochs", "minutes", "workers", "patience")  # when a run is continued
+MAY_CHANGE = ("epochs", "minutes", "workers", "patience", "preflight")  # when a run is continued
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ def run(
         folder.refuse_if_taken()
     display = make_display(progress and processes.main)
     try:
-        with processes.explained_deaths(), _told(display) if progress else nullcontext():
+        told = _told(display) if progress else nullcontext()
+        with folder.saying_what_is_kept(), processes.explained_deaths(), told:
             processes.wait()  # all have looked at the folder before one writes to it
             folder.remove_partial()
             state = folder.load_last() if resume else None
@@ -223,6 +225,11 @@ def _prepare(
     criterion = catalogue.criterion_for(model)
     if config.fit_memory:
         config = _fitted(config, model, criterion, training_data, processes, display)
+    if not begun and processes.number == 1:  # several could not stop at the same step of a rehearsal
+        with clock.paused():
+            told = preflight_model(config, model, criterion, training_data, processes.device)
+        if told:
+            display.message(told)
     folder.write_config(config)
     folder.write_labels(training_data.label_map)
     validation = Validation(
@@ -383,18 +390,25 @@ def _finish(trainer: Trainer, folder: RunFolder, display: Display) -> Run:
         display.message("not validated: no score thresholds are stored and no report is written")
         trainer.callbacks.on_end(RunDone(folder.path, None, ()))
         return Run(folder.path, None)
-    _write_report(trainer, folder, best)
+    detector = load(folder.path)
+    detector.model.to(trainer.device)
+    known = (trainer.config, trainer.lines, detector, best, trainer.validation, trainer.training_data)
+    stood_out = verdict(gather(*known, compare=not stopped))  # who stops a training wants no more work done
+    _write_report(trainer, folder, best, detector, stood_out)
+    for line in (*learning_curves(trainer.lines), "what stood out:", *(f"  · {sentence}" for sentence in stood_out)):
+        display.message(line)
     display.message(
         f"validation AP {best.metrics.ap or 0:.3f}, AP50 {best.metrics.ap50 or 0:.3f}; report: {folder.report}"
     )
-    trainer.callbacks.on_end(RunDone(folder.path, best.metrics, ()))
+    trainer.callbacks.on_end(RunDone(folder.path, best.metrics, stood_out))
     return Run(folder.path, best.metrics)
 
 
-def _write_report(trainer: Trainer, folder: RunFolder, best: Measured) -> None:
+def _write_report(
+    trainer: Trainer, folder: RunFolder, best: Measured, detector: Detector, stood_out: Sequence[str]
+) -> None:
     """The page about the run, on its validation pictures."""
-    config, validation = trainer.config, trainer.validation
-    thresholds = load(folder.path).thresholds
+    config, validation, thresholds = trainer.config, trainer.validation, detector.thresholds
     write_report(
         folder.report,
         title=f"{config.model} on {Path(config.data).resolve().name}",
@@ -405,6 +419,7 @@ def _write_report(trainer: Trainer, folder: RunFolder, best: Measured) -> None:
         label_map=validation.label_map,
         thresholds=None if thresholds is None else thresholds.tolist(),
         history=trainer.lines,
+        stood_out=stood_out,
         facts={
             "model": config.model,
             "data": config.data,

@@ -1,16 +1,26 @@
-"""Before a training the doctor's faults are told in short."""
+"""Before a training: faults told in short, misread boxes refused, a few pictures learned by heart."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
 
-from detrove.data import open_dataset
+from detrove.data import DetectionDataset, open_dataset
+from detrove.errors import InputError
+from detrove.models import catalogue
+from detrove.models.preset import Recipe
+from detrove.structures import Preprocessing
 from detrove.training import TrainingConfig
-from detrove.training.preflight import preflight
+from detrove.training.preflight import preflight, preflight_model
+from detrove.training.rehearsal import allowed_seconds, allowed_steps, rehearse
 
 
 def write_set(root: Path, boxes: list[list[float]]) -> Path:
@@ -53,3 +63,98 @@ def test_every_pattern_of_an_anchor_answers_for_an_object(tmp_path: Path) -> Non
     root = write_set(tmp_path, [[2, 3, 10, 12], [20, 10, 10, 12]])
     assert lines(root, 1, num_patterns=2) == []
     assert any("2 objects for 1 queries" in line for line in lines(root, 1, num_patterns=0))
+
+
+def with_boxes(data: DetectionDataset, xywh: np.ndarray) -> DetectionDataset:
+    """The same pictures with other boxes."""
+    return DetectionDataset(data.path, data.split, data.format, dataclasses.replace(data.annotations, xywh=xywh))
+
+
+@pytest.fixture(scope="module")
+def many_squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pictures to train on, each of five squares; three to validate on."""
+    root, generator = tmp_path_factory.mktemp("many"), np.random.default_rng(3)
+    for split, count in (("train", 60), ("val", 3)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for number in range(1, count + 1):
+            pixels = generator.integers(90, 130, (64, 64, 3), dtype=np.uint8)
+            for column in range(5):
+                side, left = int(generator.integers(7, 12)), 12 * column
+                top = int(generator.integers(0, 64 - side))
+                pixels[top : top + side, left : left + side] = (220, 20, 20)
+                box = [left, top, side, side]
+                entry = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "bbox": box}
+                annotations.append(entry)
+            Image.fromarray(pixels).save(root / split / f"{number}.png")
+            images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "nut"}]}
+        (root / split / "_annotations.coco.json").write_text(json.dumps(content))
+    return root
+
+
+def config_of(data: Path, **changes: Any) -> TrainingConfig:
+    recipe = Recipe(learning_rate=1e-3, backbone_learning_rate=1e-3, clip_norm=1.0, batch_size=4)
+    values: dict[str, Any] = {"epochs": 1000, "preprocessing": Preprocessing(longer=64), "recipe": recipe}
+    return TrainingConfig(str(data), "out", "detr-nano", **{**values, **changes})
+
+
+def test_corners_read_as_sizes_are_refused(many_squares: Path):
+    data, validation = open_dataset(many_squares, "train"), open_dataset(many_squares, "val")
+    xywh = data.annotations.xywh
+    corners = with_boxes(data, np.concatenate((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), axis=1))
+    assert preflight(config_of(many_squares), data, validation) == []
+    with pytest.raises(InputError, match=r"annotation \d+ looks like corners.*detrove data check"):
+        preflight(config_of(many_squares), corners, validation)
+    assert preflight(config_of(many_squares, preflight=False), corners, validation)
+
+
+def toy(**changes: Any) -> torch.nn.Module:
+    torch.manual_seed(0)
+    sizes = {"backbone": "test_resnet", "dim": 32, "num_heads": 4, "feedforward_dim": 64, "num_queries": 10}
+    return catalogue.create("detr-nano", num_classes=2, num_encoder_layers=1, num_decoder_layers=2, **sizes, **changes)
+
+
+@pytest.mark.slow
+def test_a_rehearsal_learns_and_leaves_no_trace(squares: Path):
+    data, model = open_dataset(squares, "train"), toy(dropout=0.1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    learned = rehearse(
+        model, catalogue.criterion_for(model), config_of(squares), data, torch.device("cpu"), steps=30, seconds=60
+    )
+    assert learned is not None
+    assert (learned.num_pictures, learned.steps) == (4, 30)
+    assert learned.after < 0.9 * learned.before
+    assert learned.learned
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert random.getstate() == states[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [3.0, 1e30])
+def test_a_rate_that_learns_nothing_is_refused(squares: Path, rate: float):
+    config = config_of(squares)
+    config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, learning_rate=rate, clip_norm=1e9))
+    model = toy()
+    arguments = (model, catalogue.criterion_for(model), open_dataset(squares, "train"), torch.device("cpu"))
+    with pytest.raises(InputError, match=r"preflight: not learned: 4 pictures by heart: .* lower the rate"):
+        preflight_model(config, *arguments)
+    assert preflight_model(dataclasses.replace(config, preflight=False), *arguments) is None
+
+
+def test_a_rehearsal_is_small_beside_its_training(squares: Path):
+    assert allowed_steps(config_of(squares, epochs=1000), 12) == 60
+    assert allowed_steps(config_of(squares, epochs=100), 12) == 15
+    assert allowed_steps(config_of(squares, epochs=60), 12) == 0  # nine steps tell nothing
+    assert allowed_seconds(config_of(squares, epochs=100)) == 45
+    assert allowed_seconds(config_of(squares, epochs=None, minutes=10.0)) == 30
+    assert allowed_seconds(config_of(squares, epochs=None, minutes=60.0)) == 45
+
+
+def test_without_time_nothing_is_concluded(squares: Path):
+    model = toy()
+    arguments = (model, catalogue.criterion_for(model), config_of(squares), open_dataset(squares, "train"))
+    assert rehearse(*arguments, torch.device("cpu"), steps=60, seconds=0.0) is None
