@@ -39,9 +39,9 @@ def bench(
     model: str | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Measure a detector here and now: latency, throughput, memory, and the share of every stage.
+    """Measure latency, throughput and memory, here and now.
 
-    Use the machine for nothing else meanwhile; what else runs is measured with it.
+    Tells the share of every stage. Use the machine for nothing else meanwhile; what else runs is measured with it.
 
     Parameters
     ----------

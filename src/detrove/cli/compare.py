@@ -32,7 +32,7 @@ def compare(
     output: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Train several detectors on the same data under one budget: which learns what, how fast, at what price?
+    """Train several detectors under one budget: who learns?
 
     Each detector and seed is an ordinary training in a process of its own, one after the other. One page shows AP
     against minutes and epochs, by size of objects, memory, speed, and what the queries do. Give --output and call it

@@ -29,9 +29,10 @@ def convert(
     to: str | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Turn weights of another origin into a detrove file, or weights into a folder for Hugging Face.
+    """Turn weights into another layout.
 
-    The classes, the settings and the picture size travel along. Nothing in a foreign file is run.
+    Weights of another origin become a detrove file, or weights a folder for Hugging Face. The classes, the settings
+    and the picture size travel along. Nothing in a foreign file is run.
 
     Parameters
     ----------

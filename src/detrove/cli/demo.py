@@ -25,10 +25,11 @@ PICTURES_SHOWN = 12
 
 
 def demo(*, output: Path | None = None, minutes: float = 6.0, seed: int = 0) -> None:
-    """Train a detector on generated pictures, measure it on others and draw what it sees, in about seven minutes.
+    """See it all on generated pictures, in seven minutes.
 
-    Nothing is downloaded: the pictures are made, and the detector starts from random weights. Each step is one that you
-    can take on your own pictures; its command is told.
+    Trains a detector, measures it on pictures that it never saw, and draws what it sees. Nothing is downloaded: the
+    pictures are made, and the detector starts from random weights. Each step is one that you can take on your own
+    pictures; its command is told.
 
     Parameters
     ----------

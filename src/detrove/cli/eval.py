@@ -35,9 +35,9 @@ def evaluate_weights(
     tile_overlap: float | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Measure a detector on labelled pictures: the twelve COCO numbers, and each class.
+    """Measure a detector on labelled pictures.
 
-    No score threshold is applied: average precision looks at all of them.
+    The twelve COCO numbers, and each class. No score threshold is applied: average precision looks at all of them.
 
     Parameters
     ----------

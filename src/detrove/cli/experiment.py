@@ -28,9 +28,10 @@ def experiment(
     output: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Run one of the family's arguments on a data set: small arms under one budget, one table, one page.
+    """Run one of the family's arguments on a data set.
 
-    Without a name: lists the experiments. Give --output and call it again to go on after an interruption.
+    Small arms under one budget, one table, one page. Without a name: lists the experiments. Give --output and call it
+    again to go on after an interruption.
 
     Parameters
     ----------

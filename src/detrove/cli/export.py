@@ -44,7 +44,7 @@ def export_weights(
     model: str | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Write a detector as ONNX or OpenVINO, and only if the file finds what the model finds.
+    """Write an ONNX or OpenVINO file, proven first.
 
     The file is read back and looks at real pictures beside the model. Their detections must agree, and on labelled
     pictures average precision must not fall; otherwise the export is refused, with the worst pictures and the stage

@@ -33,6 +33,7 @@ Start with the first line; DATA is a folder labelled as COCO, VOC, YOLO or CSV.
   detrove train DATA --output runs/my --minutes 10
   detrove eval runs/my DATA                        how good is it?
   detrove predict runs/my PHOTOS --output found    what does it see?
+  detrove study runs/my PHOTO                      why does it see that?
 
 detrove VERB --help explains a verb and its options.
 """

@@ -34,7 +34,9 @@ def models(
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """List the detectors of the catalogue, or show one with its paper, its differences and all its settings.
+    """List the detectors, or show all settings of one.
+
+    One is shown with its paper and its differences from DETR.
 
     Parameters
     ----------

@@ -42,9 +42,10 @@ def predict(
     precision: str = "float32",
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Find objects in pictures: a table of counts, and with --output drawings and labels.
+    """Find objects in pictures.
 
-    A picture that cannot be read is named at the end; all others are done.
+    A table of counts, and with --output drawings and labels. A picture that cannot be read is named at the end; all
+    others are done.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ def study(
     output: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> None:
-    """Show why a detector sees what it sees in one picture: one page of figures, each with what to look for.
+    """Show why a detector sees what it sees in a picture.
 
     The page follows one query through the decoder and one cell of the picture through the encoder: boxes layer by
     layer, where attention looks (or samples) and whether content or position leads it there, the QKVA grid of an

@@ -1,5 +1,6 @@
 """In how many parts a step must be computed for the memory to suffice."""
 
+import importlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,7 +96,8 @@ def test_a_step_is_measured_and_a_continued_run_does_not_ask_again(
     config = TrainingConfig.from_yaml(tmp_path / "run" / "config.yaml")
     assert (config.fit_memory, config.accumulate) == (False, 1)
     assert config.recipe.batch_size == catalogue.preset("detr-nano").recipe.batch_size
-    monkeypatch.setattr("detrove.training.train.parts_that_fit", lambda *_: pytest.fail("asked again"))
+    run = importlib.import_module("detrove.training.train")  # the package has a function of that name
+    monkeypatch.setattr(run, "parts_that_fit", lambda *_: pytest.fail("asked again"))
     train(squares, **{**options, "epochs": 2, "resume": True})
 
 
