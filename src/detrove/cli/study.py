@@ -1,4 +1,4 @@
-"""`detrove study`: why a detector sees what it sees in one picture."""
+"""`detrove study`: why a detector sees what it sees in one picture, or what its queries do in a data set."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from detrove.cli.predict import refuse_taken
+from detrove.cli.progress import told
 from detrove.errors import InputError
 
 
 def study(
     weights: Path,
-    image: Path,
+    image: Path | None = None,
     /,
     *,
+    data: Path | None = None,
+    split: str = "val",
+    format: str | None = None,
     layer: int = -1,
     head: int | None = None,
     query: int | None = None,
@@ -32,7 +36,8 @@ def study(
 
     The page follows one query through the decoder and one cell of the picture through the encoder: boxes layer by
     layer, where attention looks (or samples) and whether content or position leads it there, the QKVA grid of an
-    encoder's layer, and what its heads add and cost.
+    encoder's layer, and what its heads add and cost. With --data instead of a picture: what each query does in all of
+    them, where it lives, how often objects change their query from layer to layer, and duplicates.
 
     Parameters
     ----------
@@ -41,6 +46,12 @@ def study(
         name of a published file or hub model (downloaded).
     image
         The picture.
+    data
+        A labelled data set, in place of a picture.
+    split
+        The part of the data set to look at.
+    format
+        The format of the data, where its folder holds several: coco, voc, yolo or csv.
     layer
         The layer of encoder and decoder to show, counted from 0; -1 is the last.
     head
@@ -56,13 +67,21 @@ def study(
     model
         The catalogue's name of the detector, where its file alone cannot tell.
     output
-        A new folder for report.html, its figures as PNG files, and study.json. Default: study/IMAGE, numbered.
+        A new folder for report.html, its figures as PNG files (with --data its arrays), and study.json. Default:
+        study/IMAGE or study/DATA, numbered.
     as_json
         Print the numbers as JSON.
     """
     if output is not None:
         refuse_taken(output)
     _refuse_temperatures(temperature)
+    if image is None:
+        if data is None:
+            raise InputError("study what? name a picture, or a data set with --data: detrove study WEIGHTS IMAGE")
+        _study_data(weights, data, split, format, model, output, as_json)
+        return
+    if data is not None:
+        raise InputError(f"either the picture {image} or --data {data}: leave one out")
     from detrove.inference import load
     from detrove.study.picture import parse_pixel, study_picture
     from detrove.study.study_report import TEMPERATURES, write_study
@@ -79,6 +98,26 @@ def study(
         facts={"weights": str(weights), "picture": str(image), "model": detector.name or "a config of its own"},
     )
     print(json.dumps(numbers, indent=1, ensure_ascii=False) if as_json else _summary(numbers))
+    print(f"report: {folder / 'report.html'}", file=sys.stderr)
+
+
+def _study_data(
+    weights: Path, data: Path, split: str, format: str | None, model: str | None, output: Path | None, as_json: bool
+) -> None:
+    """The page about what queries do in a data set."""
+    from detrove.data import open_dataset
+    from detrove.inference import load
+    from detrove.study.queries import PICTURES, study_queries
+    from detrove.study.query_page import about_queries, write_query_study
+
+    dataset = open_dataset(data, split, format)
+    detector = load(weights, model)
+    folder = output or _free_folder(Path("study") / data.resolve().name)
+    with told("looking", min(PICTURES, len(dataset))) as tell:
+        found = study_queries(detector, dataset, progress=lambda done, _: tell(done))
+    title = f"{data.resolve().name}, {dataset.split}: what the queries of {detector.name or 'the detector'} do"
+    numbers = write_query_study(found, folder, title)
+    print(json.dumps(numbers, indent=1, ensure_ascii=False) if as_json else about_queries(found))
     print(f"report: {folder / 'report.html'}", file=sys.stderr)
 
 

@@ -58,3 +58,10 @@ def photos(tmp_path: Path) -> Path:
     for name, height, width in (("a.jpg", 40, 60), ("b.png", 64, 32), ("c.jpg", 50, 50)):
         Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / name)
     return folder
+
+
+@pytest.fixture
+def labelled(detrove_command: Callable, weights: Path, photos: Path, tmp_path: Path) -> Path:
+    """What the detector itself finds, as the truth: measured on it, it is perfect."""
+    detrove_command("predict", weights, photos, "--output", tmp_path / "found", "--save", "coco-labels")
+    return tmp_path / "found" / "coco-labels"

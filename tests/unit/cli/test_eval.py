@@ -6,16 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from detrove.evaluation import METRIC_NAMES, evaluate
-
-
-@pytest.fixture
-def labelled(detrove_command: Callable, weights: Path, photos: Path, tmp_path: Path) -> Path:
-    """What the detector itself finds, as the truth: measured on it, it is perfect."""
-    detrove_command("predict", weights, photos, "--output", tmp_path / "found", "--save", "coco-labels")
-    return tmp_path / "found" / "coco-labels"
 
 
 def test_the_numbers(detrove_command: Callable, weights: Path, labelled: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,21 @@ def test_no_such_picture(detrove_command, weights, photos):
     answer = detrove_command("study", weights, photos / "none.jpg")
     assert answer.status == 2
     assert "none.jpg" in answer.err
+
+
+def test_queries_over_a_data_set(detrove_command, weights, labelled):
+    answer = detrove_command("study", weights, "--data", labelled, "--split", "train", "--output", "queries")
+    assert answer.status == 0
+    assert "queries" in answer.out
+    assert answer.err.strip() == "report: queries/report.html"
+    assert json.loads(Path("queries/study.json").read_text())["queries"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "study what? name a picture"), (["a.jpg", "--data", "cells"], "either the picture a.jpg or --data cells")],
+)
+def test_a_picture_or_a_data_set(detrove_command, weights, arguments, message):
+    answer = detrove_command("study", weights, *arguments)
+    assert answer.status == 2
+    assert message in answer.err
