@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from detrove.inference import Detector
+    from detrove.inference.video import VideoFound
     from detrove.inference.writers import PictureFound
     from detrove.structures import LabelMap
 
@@ -53,7 +54,8 @@ def predict(
         A run folder, a .safetensors file that detrove saved, an official checkpoint, a Hugging Face folder, or the
         name of a published file or hub model (downloaded).
     source
-        Pictures, folders of pictures, or patterns such as "photos/*.jpg".
+        Pictures, folders of pictures, patterns such as "photos/*.jpg", or videos. Of a video, --output gets one with
+        its boxes drawn and what was found in each frame as JSON.
     model
         The catalogue's name of the detector, where its file alone cannot tell.
     output
@@ -84,20 +86,22 @@ def predict(
     from detrove.inference import load, writers
 
     asked_tiling(tiles, tile_overlap)  # refuses what cannot be before anything is read
-    paths = _picture_files(source)
+    paths, videos = _files(source)
     if output is not None and "yolo" in kinds:
         writers.refuse_ambiguous_labels(paths)
     detector = with_engine(load(weights, model), engine, precision)
     set_tiling(detector, tiles, tile_overlap)
     drawings = output / "pictures" if output is not None and "pictures" in kinds else None
     found, unreadable = _detect(detector, paths, threshold, batch_size, drawings)
-    if output is not None:
+    if output is not None and paths:
         _write(output, kinds, found, detector.label_map)
+    filmed = _watch(detector, videos, threshold, batch_size, output, "pictures" in kinds)
     if as_json:
-        print(json.dumps(_as_json(found, unreadable), indent=1, ensure_ascii=False))
+        print(json.dumps({**_as_json(found, unreadable), "videos": _videos_json(filmed)}, indent=1, ensure_ascii=False))
     else:
-        print(_table(found, detector.label_map))
-        if output is not None and found:
+        tables = [_table(found, detector.label_map)] * bool(paths) + [_video_table(filmed)] * bool(videos)
+        print("\n\n".join(tables))
+        if output is not None and (found or filmed):
             print(f"\nwritten to {output}")
     if unreadable:
         raise InputError(_unreadable_line(unreadable, len(paths)))
@@ -137,15 +141,71 @@ def _kinds(save: str) -> list[str]:
     return kinds
 
 
-def _picture_files(sources: Sequence[str]) -> list[Path]:
-    """The files that the sources stand for, each once."""
+def _files(sources: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The pictures and the videos that the sources stand for, each once."""
     from detrove.inference.sources import expand
+    from detrove.inference.video import is_video
 
     files: dict[Path, Path] = {}
     for source in sources:
         for path in expand(source) or [Path(source)]:
             files.setdefault(path.absolute(), path)
-    return list(files.values())
+    pictures = [path for path in files.values() if not is_video(path)]
+    return pictures, [path for path in files.values() if is_video(path)]
+
+
+def _watch(
+    detector: Detector,
+    videos: Sequence[Path],
+    threshold: float | None,
+    batch_size: int,
+    output: Path | None,
+    drawn: bool,
+) -> list[VideoFound]:
+    """What was found in each video; written as it is found."""
+    from detrove.inference import writers
+    from detrove.inference.video import expected_frames, predict_video
+
+    found = []
+    for path, name in zip(videos, writers.relative_names(videos), strict=True):
+        place = None if output is None else output / "videos" / name
+        with told(path.name, expected_frames(path) or 0, "frames") as tell:
+            found.append(
+                predict_video(
+                    detector,
+                    path,
+                    place.with_suffix(".mp4") if place is not None and drawn else None,
+                    place.with_suffix(".json") if place is not None else None,
+                    threshold,
+                    batch_size,
+                    tell,
+                )
+            )
+    return found
+
+
+def _video_table(found: Sequence[VideoFound]) -> str:
+    """Of each video its length, and how many of each class there are in a frame on average."""
+    names = sorted({name for one in found for name in one.counts})
+    rows = [
+        [str(one.path), one.frames, f"{one.rate:.4g}", *(f"{one.counts[name] / one.frames:.2f}" for name in names)]
+        for one in found
+    ]
+    return format_table(["video", "frames", "fps", *(f"{name}, a frame" for name in names)], rows)
+
+
+def _videos_json(found: Sequence[VideoFound]) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": str(one.path),
+            "width": one.width,
+            "height": one.height,
+            "fps": one.rate,
+            "frames": one.frames,
+            "counts": dict(one.counts),
+        }
+        for one in found
+    ]
 
 
 def _detect(

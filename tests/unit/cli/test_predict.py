@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -164,3 +166,23 @@ def test_tiles_that_cannot_be(
     assert answer.status == 2
     [line] = answer.err.splitlines()
     assert words in line
+
+
+def test_a_video_is_drawn_and_told(detrove_command: Callable, weights: Path, photos: Path, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "walk.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for shade in (0, 120, 240):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), shade, np.uint8), "rgb24")))
+        container.mux(stream.encode())
+    output = tmp_path / "found"
+    answer = detrove_command("predict", weights, tmp_path / "walk.avi", photos / "a.jpg", "--output", output)
+    assert answer.status == 0
+    assert "a.jpg" in answer.out
+    assert re.search(r"walk.avi +3 +5 ", answer.out)
+    assert len(json.loads((output / "videos" / "walk.json").read_text())["frames"]) == 3
+    assert (output / "videos" / "walk.mp4").stat().st_size > 500
+    alone = json.loads(detrove_command("predict", weights, tmp_path / "walk.avi", "--json").out)
+    assert alone["pictures"] == []
+    assert alone["videos"][0]["frames"] == 3
