@@ -99,7 +99,7 @@ def predict_video(
                 tell(done)
         if not done:
             raise InputError(f"{path}: no frame could be decoded; is it a video?")
-    return VideoFound(path, *size, float(rate), done, counts)
+    return VideoFound(path, size[0], size[1], float(rate), done, counts)
 
 
 def _entries(detections: Detections) -> list[dict[str, Any]]:
