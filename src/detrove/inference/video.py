@@ -84,7 +84,8 @@ def predict_video(
             frames.append(frame)
             yield frame
 
-    rate, counts, done, size = _rate(path), Counter[str](), 0, (0, 0)
+    rate, counts, done = _rate(path), Counter[str](), 0
+    size: tuple[int, int] = (0, 0)
     with _drawing(drawn, rate) as draw, _labelling(labels) as label:
         for detections in detector.stream(kept(), threshold, batch_size):
             frame = frames.popleft()
