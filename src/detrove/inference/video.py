@@ -159,7 +159,7 @@ def _drawing(path: Path | None, rate: Fraction) -> Iterator[Callable[[Image.Imag
                 if not sides:
                     sides.extend(max(2, side - side % 2) for side in frame.size)
                     stream.width, stream.height = sides
-                picture = draw_detections(frame, detections).crop((0, 0, *sides))
+                picture = draw_detections(frame, detections).crop((0, 0, sides[0], sides[1]))
                 container.mux(stream.encode(av.VideoFrame.from_image(picture)))
 
             yield draw
