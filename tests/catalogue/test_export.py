@@ -32,9 +32,16 @@ SIZES = [
 """None of them is the example that the export is traced with."""
 
 
+SAME_GRAPH = {"dino-without-denoising": "dino", "dn-dab-contrastive": "dn-dab"}
+"""Forms that differ in training alone."""
+
+
 @pytest.fixture
-def config(config):
+def config(config, request: pytest.FixtureRequest):
     """The form with few layers: what takes long in an export is the number of its operators."""
+    form = request.node.callspec.params["config"]
+    if form in SAME_GRAPH:
+        pytest.skip(f"{form} answers by the graph of {SAME_GRAPH[form]}")
     one_stack = isinstance(config.num_encoder_layers, int)
     return replace(config, backbone="test_resnet", **{"num_encoder_layers": 1} if one_stack else {})
 
@@ -56,10 +63,16 @@ def test_the_file_answers_as_the_model(model, tmp_path):
     engines = (OnnxRuntimeEngine(file), OpenVinoEngine(file))
     generator = torch.Generator().manual_seed(2)
     compared = dict.fromkeys((engine.name for engine in engines), 0)
+    unsteady = 0
     for sizes in SIZES:
         images = ImageBatch.from_images([torch.randn(3, *size, generator=generator) for size in sizes])
         with torch.no_grad():
             wanted = model(images)
+            nudges = [1e-5 * torch.randn(images.pixels.shape, generator=generator) for _ in range(3)]
+            nudged = [model(replace(images, pixels=images.pixels + nudge)) for nudge in nudges]
+        if max(answer_differences(wanted, one)[0].max() for one in nudged) > 1e-2:
+            unsteady += 1  # two proposals score alike: which of them comes first, rounding decides
+            continue
         for engine in engines:
             answer = engine(images)
             logits, boxes = answer_differences(wanted, answer)
@@ -72,6 +85,7 @@ def test_the_file_answers_as_the_model(model, tmp_path):
                 assert agreement.alike == agreement.compared, (engine.name, sizes)
                 compared[engine.name] += agreement.compared // 2
     assert min(compared.values()) >= 20
+    assert unsteady <= 1
 
 
 def detections(model, answer, sizes):

@@ -50,7 +50,7 @@ def test_a_file_is_proven_and_then_taken_like_any_weights(
     assert answer.status == 0, answer.err
     lines = dict(line.split(maxsplit=1) for line in answer.out.splitlines())
     assert lines["written"].startswith(f"{output} (")
-    assert lines["compared"] == "on   3 pictures"
+    assert lines["compared"].split() == ["on", "3", "pictures"]
     assert "detections of both, above a score of 0.05" in answer.out
     assert lines["AP"].endswith("file (it may fall by 0.001)")
     assert max(map(len, answer.out.splitlines())) <= 120

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,12 @@ def fail(rank: int, how: str) -> None:
     elif how == "refuse":
         raise InputError("the picture is no picture")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(autouse=True)
+def findable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that are started find this module by its name, from wherever pytest was called."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[__name__.count(".")])
 
 
 @pytest.mark.slow
