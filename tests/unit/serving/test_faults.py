@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import threading
@@ -107,11 +108,15 @@ def post(file: bytes, length: int | None = None, connection: str = "keep-alive")
 
 
 def answer_of(connection: socket.socket) -> tuple[int, bytes]:
-    """Status and the rest of the one answer on a connection."""
-    head = b""
-    while b"\r\n\r\n" not in head:
-        head += connection.recv(1 << 16)
-    return int(head.split()[1]), head
+    """Status and all bytes of the one answer on a connection; its body may come after its head."""
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += connection.recv(1 << 16)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    [length] = re.findall(rb"content-length: (\d+)", head.lower())
+    while len(body) < int(length):
+        body += connection.recv(1 << 16)
+    return int(head.split()[1]), head + b"\r\n\r\n" + body
 
 
 def test_truncated_uploads_leave_nothing_behind(
