@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real pictures and weights are missing: no folder {SHARED.name}/ beside the checkout")
     return SHARED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each of several workers begins with tests that follow one another, and takes of the others' when it has done.
+
+    So what tests share is made once. By xdist's own default neighbours are dealt out to all workers, and each makes it.
+    """
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
