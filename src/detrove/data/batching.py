@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detrove.data.cache import PictureCache
-from detrove.data.dataset import DetectionDataset
+from detrove.data.dataset import DetectionDataset, Sample
 from detrove.data.originals import DatasetOriginals, make_cache
-from detrove.data.transforms import Augmentation, Terms, varied
+from detrove.data.transforms import Augmentation, Terms, evaluation_sample, varied
+from detrove.data.views import without_crowd
 from detrove.errors import InputError
 from detrove.structures import ImageBatch, Preprocessing, Targets
 
@@ -51,6 +52,17 @@ def default_workers() -> int:
 def collate(samples: Sequence[tuple[Tensor, Targets]]) -> Batch:
     """Samples, each (pixels (3, h, w), targets), as one batch padded only as far as its largest picture."""
     return ImageBatch.from_images([pixels for pixels, _ in samples]), [targets for _, targets in samples]
+
+
+def evaluation_batch(samples: Iterable[Sample], preprocessing: Preprocessing) -> Batch:
+    """Samples as they are, unvaried, as one batch; without crowd regions, which no query answers for."""
+    seen = [evaluation_sample(sample, preprocessing) for sample in samples]
+    return collate([(pixels, without_crowd(targets)) for pixels, targets in seen])
+
+
+def canvas_of(height: int, width: int, canvas: int = CANVAS) -> tuple[int, int]:
+    """The (height, width) to which pictures so high and so wide are padded: the next multiples of `canvas`."""
+    return math.ceil(height / canvas) * canvas, math.ceil(width / canvas) * canvas
 
 
 class Draw(NamedTuple):
@@ -203,7 +215,7 @@ def _pack(results: Sequence[tuple[Tensor, Targets, list[str]] | _Failure]) -> _P
 
 def _unpack(parcel: _Parcel, preprocessing: Preprocessing, canvas: int) -> Batch:
     sizes = torch.tensor(parcel.sizes, dtype=torch.int64)
-    height, width = (math.ceil(side / canvas) * canvas for side in sizes.amax(dim=0).tolist())
+    height, width = canvas_of(*sizes.amax(dim=0).tolist(), canvas=canvas)
     pixels = np.zeros((len(sizes), 3, height, width), dtype=np.float32)
     padding_mask = np.ones((len(sizes), height, width), dtype=bool)
     parts = parcel.values.split([3 * h * w for h, w in parcel.sizes])

@@ -238,6 +238,11 @@ def targets_of(record: Record) -> Targets:
     )
 
 
+def evenly_spaced(length: int, number: int) -> list[int]:
+    """At most `number` of the positions 0 … `length` - 1, in order, from first to last; always the same ones."""
+    return np.linspace(0, length - 1, min(number, length)).round().astype(int).tolist()
+
+
 def read_as_annotated(record: Record) -> Image.Image:
     """The picture as its annotator saw it: upright, unless the annotated size says that EXIF was disregarded.
 

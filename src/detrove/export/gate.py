@@ -127,8 +127,8 @@ class _Comparison:
     def __init__(self, detector: Detector, loaded: Detector, engine: FileEngine, pictures: Pictures) -> None:
         self.detector, self.loaded, self.engine, self.pictures = detector, loaded, engine, pictures
         self.tolerance = TOLERANCES[engine.precision]
-        self.model = _with_engine(detector, _Model(detector, engine.shape))
-        self.shaken = _with_engine(detector, _Model(detector, engine.shape, ROUNDING))
+        self.model = detector.with_engine(_Model(detector, engine.shape))
+        self.shaken = detector.with_engine(_Model(detector, engine.shape, ROUNDING))
         self.agreements: dict[int, SetAgreement] = {}
         self.unsteady: set[int] = set()
         self.found: tuple[dict[Any, Detections], dict[Any, Detections]] = {}, {}
@@ -249,18 +249,6 @@ class _Model:
         ]
         logits, boxes = (torch.cat([getattr(one, name) for one in answers], dim=1) for name in ("logits", "boxes"))
         return Predictions(logits[:, :count], boxes[:, :count])
-
-
-def _with_engine(detector: Detector, engine: Any) -> Detector:
-    return Detector(
-        detector.model,
-        detector.preprocessing,
-        detector.label_map,
-        detector.thresholds,
-        detector.name,
-        detector.tiling,
-        engine,
-    )
 
 
 def _refuse_other_facts(detector: Detector, loaded: Detector, path: Path) -> None:

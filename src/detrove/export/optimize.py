@@ -37,12 +37,4 @@ def optimize(detector: Detector, engine: str = "torch", precision: str = "float3
         made: Engine = TorchEngine(detector.model, precision, compiled)
     else:
         made = exported_engine(detector, engine, precision)
-    return Detector(
-        detector.model,
-        detector.preprocessing,
-        detector.label_map,
-        detector.thresholds,
-        detector.name,
-        detector.tiling,
-        engine=made,
-    )
+    return detector.with_engine(made)

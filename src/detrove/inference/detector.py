@@ -73,6 +73,10 @@ class Detector:
         more = f", … {len(self.label_map)} in all" if len(self.label_map) > 5 else ""
         return f"Detector({self.name or type(self.model).__name__}, classes: {classes}{more})"
 
+    def with_engine(self, engine: Engine) -> Detector:
+        """The same detector, in whose model's place an engine computes; the model is shared."""
+        return Detector(self.model, self.preprocessing, self.label_map, self.thresholds, self.name, self.tiling, engine)
+
     @overload
     def predict(
         self,

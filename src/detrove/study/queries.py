@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from detrove.boxes import cxcywh_to_xyxy
 from detrove.checkpoints.files import write_atomically
 from detrove.data import DetectionDataset
-from detrove.data.dataset import read_as_annotated, targets_of
+from detrove.data.batching import evaluation_batch
+from detrove.data.dataset import evenly_spaced
 from detrove.errors import InputError
 from detrove.evaluation.matching import BoxTable
 from detrove.evaluation.matching import match as match_boxes
@@ -163,15 +164,15 @@ def study_queries(
     """
     if not len(dataset):
         raise InputError(f"{dataset.path}: split {dataset.split} has no pictures")
-    indices = np.unique(np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int)).tolist()
+    indices = evenly_spaced(len(dataset), limit)
     slots = _slots(dataset.label_map, detector.label_map)
     parts: list[_Part] = []
     for start in range(0, len(indices), batch_size):
-        records = [dataset.records[index] for index in indices[start : start + batch_size]]
-        images = ImageBatch.from_images([detector.preprocessing(read_as_annotated(record)) for record in records])
-        parts.append(_look(detector, images, [_known(targets_of(record), slots) for record in records]))
+        samples = (dataset[index] for index in indices[start : start + batch_size])
+        images, targets = evaluation_batch(samples, detector.preprocessing)
+        parts.append(_look(detector, images, [_known(objects, slots) for objects in targets]))
         if progress is not None:
-            progress(start + len(records), len(indices))
+            progress(start + len(targets), len(indices))
     boxes = torch.cat([part.boxes for part in parts], dim=1)
     scores = torch.cat([part.scores for part in parts], dim=1)
     classes = torch.cat([part.classes for part in parts], dim=1)
@@ -209,10 +210,9 @@ def _slots(of_data: LabelMap, of_detector: LabelMap) -> Tensor:
 
 
 def _known(targets: Targets, slots: Tensor) -> Targets:
-    """The objects that count, with the detector's labels."""
+    """The objects of classes that the detector knows, with its labels."""
     targets = dataclasses.replace(targets, labels=slots[targets.labels])
-    assert targets.is_crowd is not None
-    return targets.select((targets.labels >= 0) & ~targets.is_crowd)
+    return targets.select(targets.labels >= 0)
 
 
 @torch.inference_mode()
@@ -286,18 +286,19 @@ def draw_usage(study: QueryStudy, num_queries: int = 20, columns: int = 5) -> An
     uses = study.uses()
     shown = np.argsort(-uses, kind="stable")[: min(num_queries, study.num_queries)]
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.6 * columns, 1.75 * rows + 0.4), layout="constrained", dpi=110)
+    # As wide as the figures of a study: its letters can be read on a telephone.
+    figure = Figure(figsize=(1.04 * columns, 1.2 * rows + 0.3), layout="constrained", dpi=200)
     FigureCanvasAgg(figure)
     all_axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).flatten()
     colours = np.array([to_rgba(colour) for _, colour in SHAPES])[shapes_of(study.boxes)]  # (N, Q, 4)
     colours[..., 3] = np.clip(study.scores, 0.15, 0.9)
     for axes, query in zip(all_axes, shown.tolist(), strict=False):
         x, y = study.boxes[:, query, :2].T
-        axes.scatter(x, y, s=16, c=colours[:, query], linewidths=0)
+        axes.scatter(x, y, s=9, c=colours[:, query], linewidths=0)
         axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect="equal")
-        axes.set_title(f"query {query}: {uses[query]}", fontsize=11)
+        axes.set_title(f"query {query}: {uses[query]}", fontsize=8.5, pad=3)
     for axes in all_axes[len(shown) :]:
         axes.set_visible(False)
     dots = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in SHAPES]
-    figure.legend(handles=dots, loc="outside lower left", ncols=len(SHAPES), frameon=False, fontsize=11)
+    figure.legend(handles=dots, loc="outside lower left", ncols=len(SHAPES), frameon=False, fontsize=9)
     return figure

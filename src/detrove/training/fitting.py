@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from detrove.data import DetectionDataset
-from detrove.data.batching import CANVAS
+from detrove.data.batching import canvas_of
 from detrove.data.transforms import scaled
 from detrove.data.windows import SMALLEST_CROP
 from detrove.errors import InputError
@@ -92,7 +91,7 @@ def largest_shape(
     }
     shapes = [largest.target_size(*window) for window in windows]
     height, width = max(height for height, _ in shapes), max(width for _, width in shapes)
-    return math.ceil(height / CANVAS) * CANVAS, math.ceil(width / CANVAS) * CANVAS
+    return canvas_of(height, width)
 
 
 def most_objects(dataset: DetectionDataset, recipe: Recipe) -> int:

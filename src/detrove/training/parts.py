@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-from detrove.data.batching import CANVAS
+from detrove.data.batching import canvas_of
 from detrove.structures import ImageBatch, Targets
 
 
 def parts_of(images: ImageBatch, targets: list[Targets], number: int) -> Iterator[tuple[ImageBatch, list[Targets]]]:
     """`number` parts of nearly as many pictures, in order, each padded no further than its own largest picture needs.
 
-    Sides stay multiples of `CANVAS`, as far as the batch is so large. `number` is at most the number of pictures.
+    Sides stay those of a canvas, as far as the batch is so large. `number` is at most the number of pictures.
     """
     if number == 1:
         yield images, targets
@@ -21,6 +20,6 @@ def parts_of(images: ImageBatch, targets: list[Targets], number: int) -> Iterato
     bounds = [len(targets) * part // number for part in range(number + 1)]
     for first, end in pairwise(bounds):
         sizes = images.sizes[first:end]
-        height, width = (math.ceil(side / CANVAS) * CANVAS for side in sizes.amax(dim=0).tolist())
+        height, width = canvas_of(*sizes.amax(dim=0).tolist())
         pixels = images.pixels[first:end, :, :height, :width]
         yield ImageBatch(pixels, images.padding_mask[first:end, :height, :width], sizes), targets[first:end]

@@ -21,9 +21,7 @@ from torch import nn
 
 from detrove.boxes import cxcywh_to_xyxy, iou_xyxy
 from detrove.data import DetectionDataset
-from detrove.data.batching import collate
-from detrove.data.transforms import evaluation_sample
-from detrove.data.views import without_crowd
+from detrove.data.batching import evaluation_batch
 from detrove.errors import InputError, NotFiniteError
 from detrove.losses import Criterion, match
 from detrove.structures import ImageBatch, Targets
@@ -104,8 +102,7 @@ def rehearse(
     if not chosen or steps < FEWEST_STEPS:
         return None
     started = time.monotonic()
-    samples = [evaluation_sample(data[index], config.preprocessing) for index in chosen]
-    images, targets = collate([(pixels, without_crowd(objects)) for pixels, objects in samples])
+    images, targets = evaluation_batch((data[index] for index in chosen), config.preprocessing)
     images, targets = images.to(device), [target.to(device) for target in targets]
     with _random_state_kept(device):
         torch.manual_seed(config.seed)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from detrove.data import DetectionDataset
+from detrove.data.dataset import evenly_spaced
 from detrove.evaluation import ErrorAnalysis, Metrics, analyse_errors, coco_results, findings
 from detrove.evaluation.matching import BoxTable
 from detrove.evaluation.queries import duplicate_rate
@@ -95,10 +96,8 @@ def gather(
     counts = np.bincount(training_data.records.labels, minlength=len(training_data.label_map)).tolist()
     known = None
     if compare and config.tiling is None:
-        indices = np.linspace(
-            0, len(training_data) - 1, min(len(training_data), len(validation.dataset), MOST_PICTURES)
-        )
-        shown = replace(validation, dataset=training_data.subset(np.unique(indices.round().astype(int)).tolist()))
+        indices = evenly_spaced(len(training_data), min(len(validation.dataset), MOST_PICTURES))
+        shown = replace(validation, dataset=training_data.subset(indices))
         known = shown.measure(detector.model).metrics.ap
     return Evidence(
         lines,

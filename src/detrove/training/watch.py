@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from detrove.data import DetectionDataset
-from detrove.data.batching import collate
-from detrove.data.transforms import evaluation_sample
-from detrove.data.views import without_crowd
+from detrove.data.batching import evaluation_batch
+from detrove.data.dataset import evenly_spaced
 from detrove.evaluation import coco_results
 from detrove.evaluation.matching import BoxTable, match
 from detrove.evaluation.queries import (
@@ -123,8 +122,8 @@ class Watch:
         try:
             for start in range(0, len(self._data), self._validation.batch_size):
                 indices = range(start, min(start + self._validation.batch_size, len(self._data)))
-                samples = [evaluation_sample(self._data[index], self._validation.preprocessing) for index in indices]
-                images, targets = collate([(pixels, without_crowd(objects)) for pixels, objects in samples])
+                samples = (self._data[index] for index in indices)
+                images, targets = evaluation_batch(samples, self._validation.preprocessing)
                 with torch.inference_mode():
                     predictions = model(images.to(device=parameter.device, dtype=parameter.dtype))
                 found = postprocess(
@@ -148,8 +147,7 @@ def some_pictures(data: DetectionDataset, number: int) -> list[int]:
     annotations = data.annotations
     objects = np.bincount(annotations.pictures_of_boxes(), weights=~annotations.is_crowd, minlength=len(annotations))
     candidates = np.flatnonzero(objects)
-    places = np.linspace(0, len(candidates) - 1, min(number, len(candidates)))
-    return candidates[places.round().astype(int)].tolist()
+    return candidates[evenly_spaced(len(candidates), number)].tolist()
 
 
 def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:

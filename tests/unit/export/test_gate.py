@@ -120,7 +120,7 @@ def test_an_empty_comparison_is_no_proof(detector, pictures, instead, monkeypatc
     instead()
     with pytest.raises(InputError, match="no pictures to compare"):
         prove(detector, PATH, dataclasses.replace(pictures, names=[]))
-    monkeypatch.setattr(gate, "_with_engine", lambda detector, engine: gate.load_exported(PATH))
+    monkeypatch.setattr(Detector, "with_engine", lambda detector, engine: gate.load_exported(PATH))
     instead(lambda logits: logits - 50)
     with pytest.raises(InputError, match="on 3 pictures neither the model nor the file sees anything with a score"):
         prove(detector, PATH, pictures)
