@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from detrove.evaluation import METRIC_NAMES, evaluate
 
 
@@ -24,6 +26,7 @@ def test_json_equals_what_python_gives(detrove_command: Callable, weights: Path,
     assert metrics["ap50"] > 0.9
 
 
+@pytest.mark.slow
 def test_output_gets_the_numbers_and_a_report(
     detrove_command: Callable, weights: Path, labelled: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def assert_same(before: dict[str, Annotations], after: dict[str, Annotations]) -
             np.testing.assert_allclose(found[picture][1], xywh, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coco-mini", "bccd", "deeppcb-mini"])
 def test_real_sets_to_yolo_and_coco_and_back(shared: Path, tmp_path: Path, name: str) -> None:
     original = read(shared / "data" / name)

@@ -161,6 +161,7 @@ class Sampling(torch.nn.Module):
         return sample_levels(value, SHAPES, locations, weights)
 
 
+@pytest.mark.slow
 def test_compiled_and_exported(numba_way):
     parts = random_parts(dtype=torch.float32)
     expected = run(sample_levels_torch, parts)
