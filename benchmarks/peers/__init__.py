@@ -1,0 +1,1 @@
+"""Detectors of other packages, trained on the same pictures; see `little_data.py`."""
