@@ -21,6 +21,7 @@ from detrove.data.tiles import cut
 from detrove.errors import InputError
 from detrove.evaluation import Metrics, write_report
 from detrove.inference import Detector, load
+from detrove.inference.load import weights_file
 from detrove.losses import Criterion
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
@@ -93,7 +94,7 @@ def train(
     not changed with `batch_size`; "auto" keeps the recipe's, and finds by measuring in how many parts a step fits the
     memory.
 
-    `weights` are a detector to start from, anything that `checkpoints.read` takes. Those of the same preset also decide
+    `weights` are a detector to start from, a run or what `checkpoints.read` takes. Those of the same preset also decide
     the model's sizes and its pictures' size, unless an option says otherwise. Classes are joined by name: those that
     the data set has too are kept, its others start anew, and all of them with `ignore_heads`. `backbone_weights`
     is a safetensors file in timm's names, "pretrained" for timm's download (offline: a warning, and random weights), or
@@ -281,13 +282,14 @@ def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Modu
 
 
 def _read(weights: str | Path, model: str | None) -> Checkpoint:
-    """The weights as what they say they are, or as `model` where they fit several."""
+    """The weights, of a run folder the best, as what they say they are, or as `model` where they fit several."""
+    source = weights_file(Path(weights))
     try:
-        return checkpoints.read(weights)
+        return checkpoints.read(source)
     except InputError:
         if model is None:
             raise
-    return checkpoints.read(weights, model)
+    return checkpoints.read(source, model)
 
 
 def _model_of(weights: str | Path, model: str | None, sized: bool) -> tuple[str, dict[str, Any]]:
