@@ -56,12 +56,14 @@ class Preset:
     """One named detector: its `config` (a frozen dataclass of the model's file), `preprocessing` and `recipe`.
 
     `published` quotes the paper's average precision on COCO val and where it stands; None where nobody published any.
+    `advised` says that training fits the recipe to the data set first: a published one is left as published.
     """
 
     config: Any
     preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(longer=1333, shorter=800))
     recipe: Recipe = field(default_factory=Recipe)
     published: str | None = None
+    advised: bool = False
 
 
 def count_queries(config: Mapping[str, Any]) -> int | None:

@@ -15,6 +15,7 @@ import yaml
 from detrove.data.cache import parse_bytes
 from detrove.data.tiles import EMPTY_SHARE
 from detrove.errors import InputError, nearest
+from detrove.models import catalogue
 from detrove.models.preset import Preset, Recipe
 from detrove.structures import Preprocessing
 from detrove.tiling import Tiling
@@ -38,11 +39,14 @@ RUN_SETTINGS = (
     "patience",
     "on_nonfinite",
     "preflight",
+    "advise",
 )
 AUTO = "auto"
 """The batch size that lets memory decide how many pictures are computed at once."""
 MODEL_PREFIX = "model."
 PREPROCESSING_PREFIX = "preprocessing."
+SIZE = PREPROCESSING_PREFIX + "longer"
+"""The setting that `--size` stands for."""
 FROZEN = "backbone_frozen"
 """A value of the model's config that depends on whether the trunk gets weights, unless the user decides."""
 
@@ -66,6 +70,10 @@ class TrainingConfig:
     `patience` validations without a better AP the training ends early; None: never. `on_nonfinite` says what becomes of
     a step whose loss or gradient is no number: "stop" ends the training, "skip" leaves it out; both name the picture.
     With `preflight` a training that can learn nothing is refused before it begins.
+
+    With `advise` the recipe is fitted to the data set first (`detrove.training.advice`), where the preset allows it:
+    `advice` is what was changed, as `--set` names it, and `given` are the settings that the user decided, which are
+    left alone. A resolved config has been fitted already.
     """
 
     data: str
@@ -94,6 +102,9 @@ class TrainingConfig:
     patience: int | None = None
     on_nonfinite: str = "stop"
     preflight: bool = True
+    advise: bool = True
+    given: tuple[str, ...] = ()
+    advice: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     recipe: Recipe = field(default_factory=Recipe)
     model_config: dict[str, Any] = field(default_factory=dict)
@@ -138,19 +149,44 @@ class TrainingConfig:
         """
         model_config = _plain(preset.config)
         del model_config["num_classes"]
-        recipe, run, preprocessing = dataclasses.asdict(preset.recipe), {}, dataclasses.asdict(preset.preprocessing)
-        if size is not None:
-            preprocessing.update(longer=size, shorter=None)
-        settings = dict(settings)
-        if AUTO in (batch_size, settings.get("batch_size")):
-            batch_size, run["fit_memory"] = None, True
+        if MODEL_PREFIX + FROZEN not in settings:
+            model_config.pop(FROZEN, None)
+        settings, fit_memory = dict(settings), AUTO in (batch_size, settings.get("batch_size"))
+        if fit_memory:
             settings.pop("batch_size", None)
-        if batch_size is not None:
-            recipe["batch_size"] = coerce(batch_size, int, "batch_size")
+        elif batch_size is not None:
+            settings["batch_size"] = batch_size
+        given = {*settings, *(name for name in ("epochs", "minutes") if values.get(name) is not None)}
+        preprocessing = preset.preprocessing
+        if size is not None:
+            preprocessing, given = dataclasses.replace(preprocessing, longer=size, shorter=None), {*given, SIZE}
+        unlimited = values.get("epochs") is None and values.get("minutes") is None
+        if unlimited:
+            values["epochs"] = preset.recipe.epochs
+        config = cls(
+            **values,
+            recipe=preset.recipe,
+            preprocessing=preprocessing,
+            model_config=model_config,
+            fit_memory=fit_memory,
+            given=tuple(sorted(given)),
+        )
+        config = config.with_settings(settings)
+        return dataclasses.replace(config, epochs=config.recipe.epochs) if unlimited else config
+
+    def with_settings(self, settings: Mapping[str, Any]) -> TrainingConfig:
+        """The config with `settings` laid over it, keys as of `from_preset`.
+
+        Raises `InputError` as `from_preset` does.
+        """
+        config_class = type(catalogue.preset(self.model).config)
+        run, preprocessing = {}, dataclasses.asdict(self.preprocessing)
+        recipe, model_config = dataclasses.asdict(self.recipe), dict(self.model_config)
+        known = {entry.name for entry in dataclasses.fields(config_class)} - {"num_classes"}
         targets = {
             **{key: (recipe, key, Recipe) for key in recipe},
-            **{key: (run, key, cls) for key in RUN_SETTINGS},
-            **{MODEL_PREFIX + key: (model_config, key, type(preset.config)) for key in model_config},
+            **{key: (run, key, TrainingConfig) for key in RUN_SETTINGS},
+            **{MODEL_PREFIX + key: (model_config, key, config_class) for key in known},
             **{PREPROCESSING_PREFIX + key: (preprocessing, key, Preprocessing) for key in preprocessing},
         }
         for key, value in settings.items():
@@ -158,12 +194,9 @@ class TrainingConfig:
                 raise InputError(f"unknown setting {key!r}: {nearest(key, targets)}")
             values_of, name, owner = targets[key]
             values_of[name] = coerce(value, typing.get_type_hints(owner)[name], key)
-        if MODEL_PREFIX + FROZEN not in settings:
-            model_config.pop(FROZEN, None)
-        if values.get("epochs") is None and values.get("minutes") is None:
-            values["epochs"] = recipe["epochs"]
-        return cls(
-            **{**values, **run},
+        return dataclasses.replace(
+            self,
+            **run,
             recipe=Recipe(**recipe),
             preprocessing=Preprocessing(**preprocessing),
             model_config=_plain(model_config),

@@ -26,6 +26,7 @@ from detrove.losses import Criterion
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
 from detrove.tiling import Tiling, asked_tiling
+from detrove.training.advice import advise, advised, facts_of, taken
 from detrove.training.callbacks import Callback, RunDone
 from detrove.training.clock import TrainingClock
 from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
@@ -173,7 +174,7 @@ def run(
     processes = Processes()
     folder = RunFolder(Path(config.output), writing=processes.main)
     if resume:
-        config = _with_parts_of(folder, config)
+        config = _with_parts_of(folder, _with_advice_of(folder, config))
         _refuse_other_options(folder, config)
     else:
         folder.refuse_if_taken()
@@ -219,6 +220,7 @@ def _prepare(
     if config.tiling is not None:
         training_data = cut(training_data, config.tiling, config.empty_tiles, config.seed)
         display.message(f"{config.tiling.describe()}: {training_data.describe()}")
+    config = _advised(config, training_data, display)
     set_seed(config.seed)
     model, heads = build_model(config, training_data)
     if heads and not begun:
@@ -245,6 +247,19 @@ def _prepare(
     length = f"{config.epochs} epochs" if config.epochs else f"{config.minutes:g} minutes"
     display.message(f"training {config.model} ({parameters / 1e6:.1f} M parameters) for {length} in {folder.path}")
     return Trainer(config, model, criterion, training_data, validation, folder, clock, display, callbacks, processes)
+
+
+def _advised(config: TrainingConfig, data: DetectionDataset, display: Display) -> TrainingConfig:
+    """The config fitted to the data set, told with the reasons; a config that has been fitted stays as it is."""
+    if not config.advise:
+        return config
+    facts = facts_of(data)
+    advice = advise(facts, config)
+    if advice:
+        display.message(f"{facts.describe(config.preprocessing)}, hence (--set KEY=VALUE decides otherwise):")
+    for each in advice:
+        display.message(f"  · {each.describe()}")
+    return advised(config, advice)
 
 
 def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:
@@ -347,6 +362,13 @@ def _fitted(
     display.message(f"batch: {fit.reason}")
     num_parts = max(processes.gathered(fit.num_parts))
     return dataclasses.replace(config, accumulate=num_parts, fit_memory=False)
+
+
+def _with_advice_of(folder: RunFolder, config: TrainingConfig) -> TrainingConfig:
+    """What was advised when the run was begun is not thought over again."""
+    if not config.advise or not folder.config.exists():
+        return config
+    return taken(config, TrainingConfig.from_yaml(folder.config).advice)
 
 
 def _with_parts_of(folder: RunFolder, config: TrainingConfig) -> TrainingConfig:

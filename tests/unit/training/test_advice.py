@@ -1,0 +1,108 @@
+"""What the advisor says of data sets: its rules, what it leaves alone, and that a run keeps what it was told."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from detrove.data import open_dataset
+from detrove.models import catalogue
+from detrove.training.advice import (
+    FEWEST_PIXELS,
+    MOST_QUERIES,
+    PICTURES_SHOWN,
+    DataFacts,
+    advise,
+    advised,
+    facts_of,
+    taken,
+)
+from detrove.training.config import TrainingConfig
+
+CELLS = DataFacts(num_pictures=205, num_boxes=2750, most_boxes=28, median_side=105, small_side=60, longer=640)
+
+
+def config_of(model: str = "detrove-nano", size: int | None = None, minutes: float | None = None, **settings: object):
+    values = {"data": "data", "output": "run", "model": model, "minutes": minutes}
+    return TrainingConfig.from_preset(catalogue.preset(model), settings=settings, size=size, batch_size=None, **values)
+
+
+def keys(facts: DataFacts, config: TrainingConfig) -> dict[str, object]:
+    return {advice.key: advice.value for advice in advise(facts, config)}
+
+
+def test_facts_are_read_from_the_annotations(shared: Path) -> None:
+    data = open_dataset(shared / "data" / "bccd", "train")
+    facts = facts_of(data)
+    assert (facts.num_pictures, facts.most_boxes, facts.longer) == (205, 28, 640.0)
+    sides = sorted(
+        math.sqrt((right - left) * (bottom - top))
+        for record in data.records
+        for left, top, right, bottom in record.boxes_xyxy.tolist()
+    )
+    assert facts.num_boxes == len(sides)
+    assert facts.median_side == pytest.approx(sides[len(sides) // 2], rel=0.01)
+    assert facts.small_side == pytest.approx(sides[len(sides) // 10], rel=0.02)
+    assert facts.describe(config_of().preprocessing) == (
+        "205 pictures, 13.7 boxes each (28 at most), median box 102 px, 51 px at 320"
+    )
+
+
+def test_more_pictures_are_shown_less_often() -> None:
+    few, many = keys(dataclasses.replace(CELLS, num_pictures=100), config_of()), keys(CELLS, config_of())
+    assert few["epochs"] == PICTURES_SHOWN / 100
+    assert many["epochs"] == round(PICTURES_SHOWN / 205)
+    assert keys(dataclasses.replace(CELLS, num_pictures=100_000), config_of())["epochs"] == 12
+    assert "epochs" not in keys(CELLS, config_of(minutes=10.0))
+
+
+def test_crowds_get_queries() -> None:
+    assert keys(CELLS, config_of())["model.num_queries"] == 100
+    assert "model.num_detections" not in keys(CELLS, config_of())
+    crowd = keys(dataclasses.replace(CELLS, most_boxes=83), config_of())
+    assert crowd["model.num_queries"] == crowd["model.num_detections"] == 170
+    assert keys(dataclasses.replace(CELLS, most_boxes=900), config_of())["model.num_queries"] == MOST_QUERIES
+
+
+def test_small_objects_get_pixels_as_far_as_the_pictures_have_them() -> None:
+    small = dataclasses.replace(CELLS, small_side=18)
+    size = keys(small, config_of())["preprocessing.longer"]
+    assert size == 448
+    assert 18 * 448 / 640 >= FEWEST_PIXELS > 18 * 384 / 640
+    assert keys(dataclasses.replace(small, small_side=4), config_of())["preprocessing.longer"] == 640
+    assert keys(dataclasses.replace(small, longer=300), config_of())["preprocessing.longer"] == 320
+    assert keys(CELLS, config_of())["preprocessing.longer"] == 320
+
+
+def test_what_the_user_decides_stays() -> None:
+    small_and_many = dataclasses.replace(CELLS, small_side=18, most_boxes=83)
+    decided = config_of(size=320, **{"model.num_queries": 100, "epochs": 7, "batch_size": 2})
+    assert keys(small_and_many, decided) == {"model.num_detections": 170}
+    assert decided.epochs == 7
+    assert advise(small_and_many, config_of(advise=False)) == []
+
+
+def test_published_recipes_are_left_as_published() -> None:
+    assert advise(dataclasses.replace(CELLS, most_boxes=83), config_of("dab-nano")) == []
+
+
+def test_nothing_is_said_of_pictures_without_boxes() -> None:
+    empty = DataFacts(num_pictures=3, num_boxes=0, most_boxes=0, median_side=0, small_side=0, longer=640)
+    assert advise(empty, config_of()) == []
+    assert empty.describe(config_of().preprocessing) == "3 pictures without a box"
+
+
+def test_advice_is_taken_noted_and_given_again() -> None:
+    config = config_of()
+    advice = advise(dataclasses.replace(CELLS, most_boxes=83, small_side=18), config)
+    fitted = advised(config, advice)
+    assert fitted.model_config["num_queries"] == 170
+    assert fitted.preprocessing.longer == 448
+    assert fitted.epochs == round(PICTURES_SHOWN / 205)
+    assert not fitted.advise
+    assert taken(config, fitted.advice) == fitted
+    assert taken(config_of(minutes=5.0), fitted.advice).epochs is None
+    assert advised(config, advise(CELLS, config_of(minutes=5.0))).advice == {}
