@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -285,26 +284,29 @@ def test_weights_cut_off(refused: Callable[..., str], weights: Path, data: Path,
 
 @pytest.mark.skipif(os.name == "nt", reason="file sizes cannot be limited there")
 @pytest.mark.parametrize("verb", ["predict", "train"])
-def test_a_full_disk(weights: Path, data: Path, tmp_path: Path, verb: str) -> None:
+def test_a_full_disk(
+    command: Callable[..., Answer],
+    weights: Path,
+    data: Path,
+    tmp_path: Path,
+    verb: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A limit on the size of a file meets every writer as a full disk does: in the midst of it."""
+    import resource
+
     output = tmp_path / "out"
     arguments = {
         "predict": ["predict", weights, data / "val", "--output", output, "--save", "csv,pictures"],
         "train": ["train", data, "--model", "detr-nano", "--output", output, *toy_training()],
     }[verb]
-    code = (
-        "import resource, sys; from detrove.cli.main import run;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
-        "sys.exit(run(sys.argv[1:]))"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    answer = Answer(process.returncode, process.stdout, process.stderr)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would keep modules that it could write in part
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        answer = command(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert answer.status == 2, answer.err
     assert "Traceback" not in answer.err
     assert "no room left on the disk" in answer.error

@@ -13,8 +13,8 @@ import torch
 from makers import coco_content, write_coco, write_picture
 
 from detrove.data import Augmentation, collate, open_dataset, training_loader
-from detrove.data.batching import EpochBatches, explained_worker_deaths
-from detrove.data.dataset import DetectionDataset
+from detrove.data.batching import EpochBatches, canvas_of, evaluation_batch, explained_worker_deaths
+from detrove.data.dataset import DetectionDataset, evenly_spaced
 from detrove.errors import InputError
 from detrove.structures import Preprocessing, Targets
 
@@ -36,6 +36,38 @@ def test_collate_pads_no_further_than_the_largest() -> None:
     assert images.pixels.shape == (2, 3, 6, 9)
     assert images.sizes.tolist() == [[4, 9], [6, 5]]
     assert len(kept) == 2
+
+
+def test_a_batch_to_evaluate_on_has_the_single_objects_of_its_pictures(tmp_path: Path) -> None:
+    dataset = many(tmp_path, 2)
+    written = [dataset[index] for index in (1, 0)]
+    images, targets = evaluation_batch(written, SMALL)
+    for pixels, sample in zip(images.pixels, written, strict=True):
+        expected = SMALL(sample.image)
+        assert torch.equal(pixels[:, : expected.shape[1]], expected)
+    assert [target.image_id for target in targets] == [2, 1]
+    assert written[1].targets.is_crowd.tolist() == [False, True]
+    assert torch.equal(targets[1].boxes, written[1].targets.boxes[:1])
+
+
+def test_sides_of_a_canvas() -> None:
+    assert canvas_of(1, 32) == (32, 32)
+    assert canvas_of(33, 64) == (64, 64)
+    assert canvas_of(33, 65, canvas=1) == (33, 65)
+
+
+def test_positions_are_spaced_evenly() -> None:
+    assert evenly_spaced(12, 3) == [0, 6, 11]
+    assert evenly_spaced(5, 1) == [0]
+    assert evenly_spaced(0, 4) == []
+    for length in range(1, 40):
+        assert evenly_spaced(length, 99) == list(range(length))
+        for number in range(2, length + 1):
+            found = evenly_spaced(length, number)
+            assert len(found) == number
+            assert (found[0], found[-1]) == (0, length - 1)
+            assert np.ptp(np.diff(found)) <= 1
+            assert min(np.diff(found)) >= 1
 
 
 @pytest.mark.parametrize(
