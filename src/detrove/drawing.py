@@ -144,7 +144,8 @@ def draw_signed_map(
     """A copy of the picture, greyed, under `values` (h, w) of both signs: blue below zero, orange above.
 
     `limit` is the size from which on the colour is full, so that several maps can share a scale; by default the largest
-    of this one. Zero leaves the picture. Blue and orange differ for everyone, and sign needs no lightness.
+    of this one. Zero leaves the picture, half of the limit is half as strong. Blue and orange differ for everyone, and
+    sign needs no lightness.
     """
     values = np.asarray(values, dtype=np.float32)
     full = max(float(np.abs(values).max(initial=0.0)) if limit is None else limit, float(np.finfo(np.float32).tiny))
@@ -152,7 +153,7 @@ def draw_signed_map(
     signed = np.clip(np.asarray(relative), -1, 1)[..., None]
     grey = 90 + np.asarray(picture.convert("L"), dtype=np.float32)[..., None].repeat(3, axis=2) * 0.5
     colour = np.where(signed < 0, np.asarray(BLUE), np.asarray(ORANGE)).astype(np.float32)
-    opacity = strength * np.sqrt(np.abs(signed))
+    opacity = strength * np.abs(signed)
     blended = grey * (1 - opacity) + colour * opacity
     return Image.fromarray(np.clip(np.round(blended), 0, 255).astype(np.uint8))
 

@@ -159,6 +159,8 @@ def test_signed_maps_differ_in_hue_and_share_a_scale() -> None:
     assert np.ptp(middle) < 5
     faint = np.asarray(draw_signed_map(grey, values, limit=20.0)).astype(int)
     assert abs(faint[10, 38] - middle).sum() < abs(right - middle).sum()
+    half = np.asarray(draw_signed_map(grey, values, limit=4.0)).astype(int)
+    np.testing.assert_allclose(half[10, 38] - middle, (right - middle) / 2, atol=2)
     assert (np.asarray(draw_signed_map(grey, np.zeros((2, 2)))) == pixels[10, 20]).all()
 
 

@@ -13,7 +13,7 @@ from detrove.errors import InputError
 
 if TYPE_CHECKING:
     from detrove.study import Comparison
-    from detrove.study.compare import Summary
+    from detrove.study.comparison import Summary
 
 
 def compare(
@@ -108,8 +108,8 @@ def print_comparison(found: Comparison, as_json: bool) -> None:
         if as_json:
             print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
         else:
-            from detrove.study.compare import REPORT
             from detrove.study.compare_page import verdict
+            from detrove.study.comparison import REPORT
 
             print(f"{comparison_table(found)}\n\n{verdict(found)}\n\nreport: {found.output / REPORT}")
     found.refuse_failures()
@@ -122,7 +122,7 @@ def comparison_table(found: Comparison) -> str:
 
 
 def _row(summary: Summary) -> list[Any]:
-    from detrove.study.compare import SHOWN
+    from detrove.study.comparison import SHOWN
 
     memory = "-" if summary.memory is None else f"{summary.memory / 2**20:.0f} MiB"
     return [

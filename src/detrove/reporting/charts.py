@@ -46,10 +46,13 @@ def line_chart(
     logarithmic: bool = False,
 ) -> str:
     """An SVG element of about 380×290 pixels, as wide as the space it gets. `logarithmic` is for the y axis."""
+    from matplotlib.ticker import MaxNLocator
 
     def draw(axes: Any) -> None:
         _plot(axes, series)
         axes.set_xlabel(x_label)
+        if all(isinstance(x, int) for line in series for x in line.x):  # epochs and layers have no halves
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if logarithmic:
             axes.set_yscale("log")
 

@@ -53,6 +53,7 @@ tbody td.bar { min-width: 92px; background: linear-gradient(to right, var(--bar-
   outline: 1px solid #000; background: var(--c); print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .legend span.dashed { background: repeating-linear-gradient(90deg, var(--c) 0 8px, #000 8px 14px); }
 @media (max-width: 480px) { body { font-size: 15px; } h1 { font-size: 1.35rem; } .numbers dd { font-size: 1.2rem; } }
+@page { margin: 14mm; }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --faint: #444; --line: #bbb; --tile: #f3f5f8;
   --bar: #0072b2; --bar-faint: #0072b233; } main { max-width: none; padding: 0; } .scroll { overflow: visible; }
   .pictures { grid-template-columns: repeat(2, 1fr); } }

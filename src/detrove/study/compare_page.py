@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detrove.reporting import Bar, Cell, Number, Page, Series, bar_chart, line_chart
-from detrove.study.compare import SHOWN, Comparison, Summary
+from detrove.study.comparison import SHOWN, Comparison, Summary
 from detrove.study.queries import QueryStudy
 from detrove.study.query_page import ABOUT_QUERIES, add_queries
 

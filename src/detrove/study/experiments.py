@@ -18,13 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detrove.drawing import draw_heat_map
 from detrove.errors import InputError, nearest
 from detrove.inference import Detector, load
 from detrove.reporting import Cell, Number, Page
 from detrove.study.arms import Arm
-from detrove.study.compare import Comparison, Summary, conditions_of, run_comparison
 from detrove.study.compare_page import comparison_page, first_at, mebibytes
 from detrove.study.compare_page import curve as course_of
+from detrove.study.comparison import Comparison, Summary, conditions_of, run_comparison
+from detrove.study.figures import above_least, small
 from detrove.study.layers import queries_by_score
 from detrove.study.position_similarity import POSITION, half_width, score_terms
 from detrove.study.qkva_grid import attention_cost, measured_attention_cost
@@ -162,10 +164,11 @@ def _add_centres(page: Page, comparison: Comparison) -> None:
     pictures = []
     for summary in comparison.summaries:
         run = summary.records[0].run
-        maps = position_maps(load(run), _first_picture_with_objects(run))
+        picture = _first_picture_with_objects(run)
+        maps = position_maps(load(run), picture)
         centres, breadth = count_centres(maps), [half_width(one) for one in maps.numpy()]
         rows.append([summary.name, statistics.mean(centres), statistics.mean(breadth)])
-        pictures.append((picture_of(draw_maps(maps)), f"{summary.name}: {_counted(centres)}."))
+        pictures.append((picture_of(draw_maps(maps, picture)), f"{summary.name}: {_counted(centres)}."))
     page.table(
         ["", "centres", "breadth"],
         rows,
@@ -211,15 +214,22 @@ def _counted(centres: Sequence[int]) -> str:
     return f"{', '.join(str(count) for count in centres)} centre{'' if list(centres) == [1] else 's'}"
 
 
-def draw_maps(maps: Tensor) -> Any:
-    """Maps (n, h, w) side by side as a matplotlib figure, each from nothing to its own highest value."""
+def draw_maps(maps: Tensor, picture: Image.Image | None = None) -> Any:
+    """Maps (n, h, w) side by side as a matplotlib figure, each from its lowest to its own highest value.
+
+    On the picture that they lie on, or without one as cells.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.6 * len(maps), 1.7), layout="constrained", dpi=110)
+    aspect = maps.shape[1] / maps.shape[2] if picture is None else picture.height / picture.width
+    figure = Figure(figsize=(1.6 * len(maps), 1.6 * aspect + 0.1), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     for axes, values in zip(np.asarray(figure.subplots(1, len(maps), squeeze=False))[0], maps.numpy(), strict=True):
-        axes.imshow(values, cmap="cividis", vmin=0)
+        if picture is None:
+            axes.imshow(values, cmap="cividis")
+        else:
+            axes.imshow(draw_heat_map(small(picture), above_least(values)))
         axes.set(xticks=[], yticks=[])
     return figure
 

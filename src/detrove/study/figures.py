@@ -7,7 +7,7 @@ object interface: no global state, no window system.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -120,7 +120,7 @@ def draw_outline(picture: Image.Image, box: Sequence[float] | np.ndarray, colour
     """A copy of a small picture with a box cxcywh in [0, 1], its line broad enough to be seen in a small panel."""
     canvas = picture.convert("RGB")
     drawing, corners = ImageDraw.Draw(canvas), np.array(pixel_box(box, picture.size))
-    for extra, ink, width in ((1, BLACK, 5), (0, colour, 3)):
+    for extra, ink, width in ((1, BLACK, 6), (0, colour, 4)):
         x1, y1, x2, y2 = corners + extra * np.array([-1, -1, 1, 1])
         drawing.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=ink, width=width)
     return canvas
@@ -232,6 +232,20 @@ def overlap_figure(numbers: HeadNumbers) -> Figure:
     return figure
 
 
+def queries_figure(attention: np.ndarray, names: Sequence[int]) -> Figure:
+    """Attention (n, n) among queries of these numbers as a matrix, from nothing to its highest cell."""
+    figure = Figure(figsize=(WIDTH, WIDTH * 0.86), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    image = axes.imshow(attention, vmin=0, cmap="cividis")
+    axes.set_xticks(range(len(names)), [str(name) for name in names], rotation=90, fontsize=8.5)
+    axes.set_yticks(range(len(names)), [str(name) for name in names], fontsize=8.5)
+    axes.set_xlabel("is looked at")
+    axes.set_ylabel("looks")
+    figure.colorbar(image, ax=axes, format=lambda value, _: f"{value:.1%}")
+    return figure
+
+
 def terms_figure(
     picture: Image.Image, terms: ScoreTerms, shape: tuple[int, int], place: Any, head: int | None = None
 ) -> Figure:
@@ -246,7 +260,8 @@ def terms_figure(
         return chosen.mean(dim=0).float().reshape(shape).numpy(force=True)
 
     maps = {name: of_heads(term - term.mean(dim=-1, keepdim=True)) for name, term in terms.terms.items()}
-    limit = max(float(np.abs(values).max()) for values in maps.values())
+    total = of_heads(terms.total - terms.total.mean(dim=-1, keepdim=True))
+    limit = max(float(np.abs(values).max()) for values in (*maps.values(), total))
     shares = terms.shares()
     panels = [
         Panel(f"{_short_term(name)}: {shares[name]:.0%}", with_place(draw_signed_map(ground, values, limit), place))
@@ -257,7 +272,6 @@ def terms_figure(
         ("position alone", of_heads(terms.alone(POSITION))),
         ("as it looks", of_heads(terms.alone(*terms.terms))),
     ]
-    total = of_heads(terms.total - terms.total.mean(dim=-1, keepdim=True))
     panels.append(Panel("their sum", with_place(draw_signed_map(ground, total, limit), place)))
     heat = [
         Panel(f"{title}: {entropy_share(values):.2f}", with_place(draw_heat_map(ground, above_least(values)), place))
@@ -303,8 +317,11 @@ def temperature_figure(
 def points_figure(picture: Image.Image, points: SampledPoints, by_head: bool, heads: Sequence[int] = ()) -> Figure:
     """The points of one query on the picture, a panel per level, or per head (those named, or all of them).
 
-    Colour and marker are the level, area is the weight; the reference is a cross or a box.
+    Colour and marker are the level, area is the weight; the reference is a cross or a box. Heads are shown on the part
+    of the picture that they sample.
     """
+    if by_head:
+        picture, points = around_points(picture, points)
     ground = with_place(small(picture).convert("L").convert("RGB"), points.reference)
     num_heads, num_levels = points.weights.shape[:2]
     panels = []
@@ -320,6 +337,28 @@ def points_figure(picture: Image.Image, points: SampledPoints, by_head: bool, he
     return panel_figure(panels, 2)
 
 
+LEAST_WINDOW, WHOLE = 0.2, 0.75
+"""Of the picture's sides: no part smaller than this is shown, and above this, all of it."""
+
+
+def around_points(picture: Image.Image, points: SampledPoints) -> tuple[Image.Image, SampledPoints]:
+    """The part of the picture, of its aspect, that holds a query's points and reference; or all of it.
+
+    The points of the answer are in shares of that part.
+    """
+    centre, half = points.reference[:2], points.reference[2:] / 2
+    heeded = points.locations[points.weights > 0.01]
+    reach = np.abs(np.concatenate((heeded - centre, half[None] if len(half) else np.zeros((1, 2))))).max()
+    share = max(LEAST_WINDOW, 2.2 * float(reach))
+    if share > WHOLE:
+        return picture, points
+    start = (centre - share / 2).clip(0, 1 - share)
+    (left, top), (right, bottom) = start * picture.size, (start + share) * picture.size
+    part = picture.resize(picture.size, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+    reference = np.concatenate(((centre - start) / share, points.reference[2:] / share))
+    return part, replace(points, locations=(points.locations - start) / share, reference=reference)
+
+
 def _scatter(
     points: SampledPoints, heads: Sequence[int], levels: Sequence[int], size: tuple[int, int]
 ) -> Callable[[Any], None]:
@@ -331,7 +370,7 @@ def _scatter(
             weights = points.weights[list(heads), level].reshape(-1)
             colour = np.array(LEVEL_COLOURS[level % len(LEVEL_COLOURS)]) / 255
             axes.scatter(
-                where[:, 0], where[:, 1], s=4 + 160 * weights, color=[colour], edgecolors="black", linewidths=0.5,
+                where[:, 0], where[:, 1], s=9 + 160 * weights, color=[colour], edgecolors="black", linewidths=0.4,
                 marker=LEVEL_MARKERS[level % len(LEVEL_MARKERS)], alpha=0.9,
             )  # fmt: skip
         axes.set_xlim(-0.5, size[0] - 0.5)

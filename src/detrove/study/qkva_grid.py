@@ -162,6 +162,33 @@ def cell_centres(height: int, width: int) -> np.ndarray:
     return np.stack(((x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height), axis=-1)
 
 
+def place_share(maps: np.ndarray) -> float:
+    """How much of vectors (M, h, w, d) is where their cell lies and not what is there, in [0, 1].
+
+    The share of their variance that a smooth ramp explains, x, y, x², y² and x · y by least squares, over all heads.
+    Of a map with few cells a ramp explains much by chance: about 5 of (h · w − 1) parts of noise.
+    """
+    height, width = maps.shape[1:3]
+    x, y = cell_centres(height, width).T - 0.5
+    ramp = np.stack((np.ones_like(x), x, y, x * x, y * y, x * y), axis=-1)
+    vectors = np.moveaxis(maps, 0, 2).reshape(height * width, -1).astype(np.float64)
+    unexplained = vectors - ramp @ np.linalg.lstsq(ramp, vectors, rcond=None)[0]
+    variance = float(np.square(vectors - vectors.mean(axis=0)).sum())
+    if variance <= 1e-12 * float(np.square(vectors).sum()):  # the same vector everywhere: nothing to explain
+        return 0.0
+    return max(0.0, 1 - float(np.square(unexplained).sum()) / variance)
+
+
+def sameness(grid: QKVAGrid, head: int | None = None) -> float:
+    """How far one map stands for all, in [0, 1]: the part of a query's attention that it shares with the mean query's.
+
+    Averaged over the queries, of a head or of the heads' mean. At 1, where a query looks does not depend on the query.
+    """
+    maps = grid.attention.mean(axis=0) if head is None else grid.attention[head]
+    flat = maps.reshape(len(maps), -1)
+    return float(np.minimum(flat, flat.mean(axis=0)).sum(axis=1).mean())
+
+
 def _entropy(attention: Tensor) -> Tensor:
     """(..., T) to (...), natural logarithm; nothing where there is no attention."""
     return -torch.special.xlogy(attention, attention).sum(dim=-1)

@@ -128,17 +128,27 @@ def _charts(studies: Mapping[str, Sequence[QueryStudy]], bargains: Sequence[Seri
     charts = []
     if any(len(study.answers) > 1 for of_one in studies.values() for study in of_one):
         series = [_by_layer(name, [study.changed() for study in of_one], 2) for name, of_one in studies.items()]
-        charts.append((line_chart(series, "Objects that change their query", layers, share, (0, 1)), ABOUT_CHANGES))
+        chart = line_chart(series, "Objects that change their query", layers, share, (0, 1))
+        charts.append((chart, ABOUT_CHANGES + _at_last(series, "in the last layer", ".0%")))
     if bargains:
         chart = line_chart(bargains, "… since the validation before", "epochs", share, (0, 1))
-        charts.append((chart, ABOUT_BARGAINING))
+        charts.append((chart, ABOUT_BARGAINING + _at_last(bargains, "at the end", ".0%")))
     series = [_by_layer(name, [study.found_share() for study in of_one], 1) for name, of_one in studies.items()]
-    charts.append((line_chart(series, "Objects found", layers, share, (0, 1)), ABOUT_FOUND))
+    chart = line_chart(series, "Objects found", layers, share, (0, 1))
+    charts.append((chart, ABOUT_FOUND + _at_last(series, "after the last layer", ".0%")))
     series = [_by_layer(name, [study.duplicate_rates() for study in of_one], 1) for name, of_one in studies.items()]
     most = max([LEAST_AXIS, *(rate * 1.05 for line in series for rate in line.y if rate is not None)])
     chart = line_chart(series, "Duplicates", layers, "for each object found", (0, most))
-    charts.append((chart, ABOUT_DUPLICATES))
+    charts.append((chart, ABOUT_DUPLICATES + _at_last(series, "after the last layer", ".2f")))
     return charts
+
+
+def _at_last(series: Sequence[Series], when: str, form: str) -> str:
+    """What the curves come to, as the end of a caption; nothing where there is nothing to tell."""
+    ends = {line.name: format(line.y[-1], form) for line in series if line.y and line.y[-1] is not None}
+    if not ends:
+        return ""
+    return f" Here, {when}: {', '.join(value if name == THIS else f'{name} {value}' for name, value in ends.items())}."
 
 
 def _by_layer(name: str, seeds: Sequence[Sequence[float | None]], first: int) -> Series:

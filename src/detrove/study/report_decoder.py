@@ -15,6 +15,7 @@ from detrove.drawing import BLUE, ORANGE, Mark, draw_marks, to_rectangle
 from detrove.nn.conditional_attention import ConditionalCrossAttention
 from detrove.reporting import Bar
 from detrove.study import figures
+from detrove.study.layers import queries_by_score
 from detrove.study.picture import Study
 from detrove.study.position_similarity import (
     MIXED,
@@ -34,8 +35,12 @@ from detrove.study.report_sections import (
     add_level_table,
     cells_of,
     place_words,
+    projections,
 )
-from detrove.study.sampling_points import level_numbers, sampled_points
+from detrove.study.sampling_points import heads_in_box, level_numbers, sampled_points
+
+QUERIES_SHOWN = 20
+"""Rows and columns of the matrix of self-attention: more cannot be told apart on a telephone."""
 
 
 def add_path(report: Report, study: Study) -> None:
@@ -108,7 +113,8 @@ def add_dense_cross(report: Report, study: Study) -> None:
             f"that watch an edge of the object, and for heads that watch elsewhere. Here {inside[0]:.0%} of all "
             "attention falls inside the box"
             + (f", {inside[1:][best]:.0%} of head {best}'s." if grid.num_heads > 1 else "."),
-        )
+        ),
+        *projections(grid, "cross_attention", ("key", "value")),
     )
     add_head_table(report, "cross_attention", numbers, f"from the middle of query {study.query}'s box")
 
@@ -255,29 +261,52 @@ def add_sampled_cross(report: Report, study: Study) -> None:
         f"samples {points.weights.shape[2]} points on each of {points.weights.shape[1]} levels.",
     )
     chosen = [study.head] if study.head is not None else []
+    of_heads = heads_in_box(points, _query_place(study))
     report.figures(
         ("sampling_by_level", figures.points_figure(study.picture, points, by_head=False), caption),
         (
             "sampling_by_head",
             figures.points_figure(study.picture, points, by_head=True, heads=chosen),
-            f"The same points head by head. At the start of training the heads point in {heads} directions; look for "
-            "those that still do, and for those that gather on one part of the object.",
+            "The same points head by head, on the part of the picture that they reach. At the start of training the "
+            f"heads point in {heads} directions; look for those that still do, and for those that gather on one part "
+            "of the object. Here these shares of their attention fall inside the box that the layer answers: "
+            f"{_by_head(of_heads, chosen)}.",
         ),
     )
     add_level_table(report, "sampling", levels, "all queries of this layer")
 
 
+def _among_queries(study: Study, attention: np.ndarray) -> tuple[str, Figure, str]:
+    """A (Q, Q) among the surest queries."""
+    shown = queries_by_score(study.seen, study.config.scores)[:QUERIES_SHOWN]
+    heeded = attention[:, shown].sum(axis=1).mean()
+    return (
+        "self_attention",
+        figures.queries_figure(attention[np.ix_(shown, shown)], shown),
+        f"A among the {len(shown)} surest queries, the surest first: each row looks, each column is looked at. Look "
+        "for columns that are bright from top to bottom (queries that all the others heed), for pairs, and for a "
+        f"diagonal (queries that look at themselves). Here they are heeded with {heeded:.0%} of all queries' "
+        f"attention; all alike would be {len(shown) / len(attention):.0%}. To themselves queries give "
+        f"{np.diag(attention).mean():.1%}.",
+    )
+
+
+def _by_head(shares: np.ndarray, heads: Sequence[int]) -> str:
+    """ "head 0 81%, head 1 64%", of those named, or of all."""
+    return ", ".join(f"head {head} {shares[head]:.0%}" for head in heads or range(len(shares)))
+
+
 def add_self_attention(report: Report, study: Study) -> None:
     """Which other queries the query looks at."""
-    looks = study.seen.dense[study.decoder_self].attention[0, :, study.query].float()
-    looks = (looks.mean(dim=0) if study.head is None else looks[study.head]).numpy(force=True)
+    attention = study.seen.dense[study.decoder_self].attention[0].float()
+    attention = (attention.mean(dim=0) if study.head is None else attention[study.head]).numpy(force=True)
+    looks = attention[study.query]
     itself = float(looks[study.query])
     others = [int(q) for q in np.argsort(-looks) if q != study.query][:6]
     boxes = study.last_boxes()
-    scale = PICTURE_LONGER / max(study.picture.size)
-    marks = [Mark(to_rectangle(boxes[q].tolist()), BLUE, f"{q} {looks[q]:.0%}") for q in reversed(others)]
-    marks.append(Mark(to_rectangle(boxes[study.query].tolist()), ORANGE, f"{study.query} {itself:.0%}"))
-    drawn = draw_marks(study.picture, marks, round(scale * max(study.picture.size)))
+    marks = [Mark(to_rectangle(boxes[q].tolist()), BLUE, f"{q} {looks[q]:.1%}") for q in reversed(others)]
+    marks.append(Mark(to_rectangle(boxes[study.query].tolist()), ORANGE, f"{study.query} {itself:.1%}"))
+    drawn = figures.draw_outline(draw_marks(study.picture, marks, PICTURE_LONGER), study.path.boxes[-1], ORANGE)
     even = 1 / len(looks)
     overlap = [_overlap(boxes[study.query].tolist(), boxes[q].tolist()) for q in others]
     rivals = sum(value > 0.5 for value in overlap)
@@ -293,7 +322,8 @@ def add_self_attention(report: Report, study: Study) -> None:
             f"with their share; all alike would be {even:.1%} each. Boxes are those of the last layer. Look for "
             "rivals on the same object: by self-attention queries agree on who answers, which is why no suppression "
             f"is needed afterwards. Here {rivals} of the {len(others)} overlap its box by more than half.",
-        )
+        ),
+        _among_queries(study, attention),
     )
     report.numbers["self_attention"] = {
         "itself": round(itself, 4),

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from detrove.reporting import Number
 from detrove.study import figures
 from detrove.study.picture import Study
-from detrove.study.qkva_grid import QKVAGrid, attention_cost, head_numbers, qkva_grid
-from detrove.study.report_sections import Report, add_head_table, add_level_table, place_words
+from detrove.study.qkva_grid import (
+    HeadNumbers,
+    QKVAGrid,
+    attention_cost,
+    head_numbers,
+    qkva_grid,
+    sameness,
+)
+from detrove.study.report_sections import Report, add_head_table, add_level_table, place_words, projections
 from detrove.study.sampling_points import cell_of_level, level_numbers, sampled_points
 
 
 def add_dense_encoder(report: Report, study: Study, name: str) -> None:
     """The QKVA grid of one encoder block, its heads' numbers, and what they cost."""
     grid = qkva_grid(study.seen, name)
-    cell = grid.cell_at(*study.place)
     several = grid.num_heads > 1
     numbers = head_numbers(grid)
     key = name.replace(".self_attention", "").replace(".", "_")
@@ -23,34 +31,10 @@ def add_dense_encoder(report: Report, study: Study, name: str) -> None:
         f"Self-attention of an encoder over {grid.shape[0]}×{grid.shape[1]} cells with {grid.num_heads} "
         f"head{'s' if several else ''}: all four tensors laid out as the picture.",
     )
-    _add_projections(report, grid, key)
-    asked = study.head is not None and study.head < grid.num_heads
-    heads: list[int | None] = [None]
-    if several:
-        heads.append(study.head if asked else int(np.argmin(numbers.entropy)))
-    chosen = "" if not several else f" and head {heads[1]}" + ("" if asked else ", the sharpest")
-    own = grid.looks(cell).reshape(-1)[cell]
-    report.figures(
-        (
-            f"{key}_looks",
-            figures.looks_figure(study.picture, figures.head_maps(grid, cell), _cell_centre(grid, cell)),
-            "Where the cell under the cross looks, each map from its lowest to its highest cell, with its spread. "
-            "Look for heads that stay nearby, heads that find the same kind of object elsewhere, and heads that look "
-            f"at one fixed place. Here {own:.0%} of the attention stays on the cell itself.",
-        ),
-        (
-            f"{key}_grid_of_grids",
-            figures.grid_of_grids_figure(grid, heads),
-            f"A as a grid of grids (mean of heads{chosen}): in place of every cell of a raster, the map of where that "
-            "cell looks, the cell itself in sky blue. Look for tiles that are all the same: then where a cell looks "
-            "does not depend on the cell, and attention is an average. Tiles that differ from object to object tell "
-            "them apart.",
-        ),
-    )
-    add_head_table(report, key, numbers, "from the cell that looks")
+    drawn = [*projections(grid, key), _looks(study, grid, key), _grid_of_grids(study, grid, numbers, key)]
     if several:
         pairs = numbers.overlap[~np.eye(grid.num_heads, dtype=bool)]
-        report.figures(
+        drawn.append(
             (
                 f"{key}_overlap",
                 figures.overlap_figure(numbers),
@@ -59,31 +43,43 @@ def add_dense_encoder(report: Report, study: Study, name: str) -> None:
                 f"on average, the most alike {pairs.max():.0%}.",
             )
         )
-    _add_costs(report, study, grid, key)
-
-
-def _add_projections(report: Report, grid: QKVAGrid, key: str) -> None:
-    captions = {
-        "query": "Q, what each cell asks for",
-        "key": "K, what each cell answers to",
-        "value": "V, what each cell hands over",
-    }
-    drawn = []
-    for which, text in captions.items():
-        caption = (
-            f"{text}. Colour: the three leading principal components of the head's vectors (lightness, blue to "
-            "yellow, green to red); cells of like colour have like vectors, and the number is the share of the "
-            "variance that the colours show. Below: the vectors' length."
-        )
-        if which == "query":
-            caption += (
-                " Look for the picture's objects in the colours: where they stand out, the head tells them apart; "
-            )
-            caption += "smooth ramps instead show position."
-        if which == "key":
-            caption += " A cell of great length attracts or repels strongly."
-        drawn.append((f"{key}_{which}", figures.projections_figure(grid, which), caption))
     report.figures(*drawn)
+    add_head_table(report, key, numbers, "from the cell that looks")
+    _add_costs(report, study, grid, key)
+    report.numbers[key]["sameness"] = round(sameness(grid), 4)
+
+
+def _looks(study: Study, grid: QKVAGrid, key: str) -> tuple[str, Figure, str]:
+    """Where the cell under the cross looks, head by head."""
+    cell = grid.cell_at(*study.place)
+    own = grid.looks(cell).reshape(-1)[cell]
+    return (
+        f"{key}_looks",
+        figures.looks_figure(study.picture, figures.head_maps(grid, cell), _cell_centre(grid, cell)),
+        "Where the cell under the cross looks, each map from its lowest to its highest cell, with its spread (1 where "
+        "all cells are alike). Look for heads that stay nearby, heads that find the same kind of object elsewhere, and "
+        f"heads that look at one fixed place. Here {own:.0%} of the attention stays on the cell itself; all alike "
+        f"would be {1 / (grid.shape[0] * grid.shape[1]):.1%}.",
+    )
+
+
+def _grid_of_grids(study: Study, grid: QKVAGrid, numbers: HeadNumbers, key: str) -> tuple[str, Figure, str]:
+    """A, for the mean of the heads and for one of them."""
+    heads: list[int | None] = [None]
+    whose = ""
+    if grid.num_heads > 1:
+        asked = study.head is not None and study.head < grid.num_heads
+        heads.append(study.head if asked else int(np.argmin(numbers.entropy)))
+        whose = f" (mean of heads, and head {heads[1]}{'' if asked else ', the sharpest'})"
+    shared = [f"{'' if head is None else f'in head {head} '}{sameness(grid, head):.0%}" for head in heads]
+    return (
+        f"{key}_grid_of_grids",
+        figures.grid_of_grids_figure(grid, heads),
+        f"A as a grid of grids{whose}: in place of every cell of a raster, the map of where that cell looks, the cell "
+        "itself in sky blue. Look for tiles that are all the same: then where a cell looks does not depend on the "
+        "cell, and attention is an average. Tiles that differ from object to object tell them apart. The part of "
+        f"its attention that a cell shares with the average cell is here {', '.join(shared)}.",
+    )
 
 
 def _cell_centre(grid: QKVAGrid, cell: int) -> tuple[float, float]:
@@ -100,8 +96,8 @@ def _add_costs(report: Report, study: Study, grid: QKVAGrid, key: str) -> None:
         [
             f"{cost.num_heads} head{'s' if cost.num_heads > 1 else ''}"
             + (" (this one)" if cost.num_heads == grid.num_heads else ""),
-            f"{cost.map_bytes / 1e6:.2f} MB",
-            f"{cost.multiply_adds / 1e6:.1f} M",
+            Number(f"{cost.map_bytes / 1e6:.2f} MB", cost.map_bytes),
+            Number(f"{cost.multiply_adds / 1e6:.1f} M", cost.multiply_adds),
         ]
         for cost in costs
     ]
@@ -125,12 +121,16 @@ def add_sampled_encoder(report: Report, study: Study, name: str) -> None:
     for level in dict.fromkeys((0, len(entry.shapes) - 1)):
         cell = cell_of_level(entry.shapes, level, *study.place)
         height, width = entry.shapes[level]
+        numbers = level_numbers(entry, [cell])
+        own, reach = numbers[level].weight, sum(one.weight * one.offset for one in numbers)
         drawn.append(
             (
                 f"encoder_sampling_level_{level}",
                 figures.points_figure(study.picture, sampled_points(entry, cell), by_head=False),
-                f"Where the cell under the cross samples from, as a cell of the map of {height}×{width}. Look for how "
-                "far it reaches, and on which levels it trusts others more than its own.",
+                f"Where the cell under the cross samples from, as a cell of the map of {height}×{width}: colour and "
+                "marker are the level, area is the weight. Look for how far it reaches, and whether it trusts other "
+                f"levels more than its own. Here {own:.0%} of its attention stays on its own level, and its points lie "
+                f"{reach:.2f} longer sides of the picture away.",
             )
         )
     report.page.section(

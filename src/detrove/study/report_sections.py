@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from detrove.checkpoints.files import write_atomically
-from detrove.reporting import Bar, Page
+from detrove.reporting import Bar, Number, Page
 from detrove.study import figures
-from detrove.study.qkva_grid import HeadNumbers
+from detrove.study.qkva_grid import HeadNumbers, QKVAGrid, place_share
 from detrove.study.record import place_of
 from detrove.study.sampling_points import LevelNumbers
 
@@ -51,6 +51,32 @@ class Report:
         write_atomically(folder / "report.html", self.page.to_html().encode())
 
 
+PROJECTIONS = {
+    "query": "Q, what each cell asks for.",
+    "key": "K, what each cell answers to; a cell of great length attracts or repels strongly.",
+    "value": "V, what each cell hands over.",
+}
+ABOUT_COLOURS = (
+    "Colour: the three leading principal components of the head's vectors (lightness, blue to yellow, green to red); "
+    "cells of like colour have like vectors, and the number is the share of the variance that the colours show. Below: "
+    "the vectors' length, from its least to its most. Look for the picture's objects in the colours: where they stand "
+    "out, the head tells them apart; smooth ramps tell where a cell is."
+)
+FEW_CELLS = 24
+"""On a map of fewer, a ramp explains any vectors."""
+
+
+def projections(grid: QKVAGrid, key: str, shown: Sequence[str] = tuple(PROJECTIONS)) -> list[tuple[str, Figure, str]]:
+    """Those of Q, K and V that are `shown` as images, with their captions, for `Report.figures`."""
+    drawn = []
+    for which in shown:
+        caption = f"{PROJECTIONS[which]} {'Drawn as the figure before.' if drawn else ABOUT_COLOURS}"
+        if grid.shape[0] * grid.shape[1] >= FEW_CELLS:
+            caption += f" Here a smooth ramp explains {place_share(getattr(grid, which)):.0%} of all heads' vectors."
+        drawn.append((f"{key}_{which}", figures.projections_figure(grid, which), caption))
+    return drawn
+
+
 def add_head_table(report: Report, key: str, numbers: HeadNumbers, since: str) -> None:
     """How wide and how far each head looks; `since` says in words from where distances count."""
     rows = [
@@ -84,10 +110,10 @@ def add_level_table(report: Report, key: str, levels: Sequence[LevelNumbers], wh
         [
             cells_of(level),
             Bar(f"{level.weight:.0%}", level.weight),
-            level.offset_cells,
-            level.offset,
-            f"{level.outside:.0%}",
-            *([f"{level.in_box:.0%}"] if level.in_box is not None else []),
+            Number(f"{level.offset_cells:.2f}", level.offset_cells),
+            Number(f"{level.offset:.3f}", level.offset),
+            Number(f"{level.outside:.0%}", level.outside),
+            *([Number(f"{level.in_box:.0%}", level.in_box)] if level.in_box is not None else []),
         ]
         for level in levels
     ]

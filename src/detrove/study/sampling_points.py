@@ -35,6 +35,12 @@ def sampled_points(entry: SampledAttention, query: int, picture: int = 0) -> Sam
     )
 
 
+def heads_in_box(points: SampledPoints, box: np.ndarray) -> np.ndarray:
+    """The share (M,) of every head's attention whose points lie inside a box cxcywh in [0, 1]."""
+    inside = (np.abs(points.locations - box[:2]) <= box[2:] / 2).all(axis=-1)
+    return (points.weights * inside).sum(axis=(1, 2)) / points.weights.sum(axis=(1, 2))
+
+
 def cell_of_level(shapes: list[tuple[int, int]], level: int, x: float, y: float) -> int:
     """The number, among the cells of all levels, of a level's cell at x, y in [0, 1]."""
     height, width = shapes[level]

@@ -80,7 +80,7 @@ def _add_answers(report: Report, study: Study) -> None:
     marks = [Mark(to_rectangle(a["box"]), BLUE, str(a["query"])) for a in answers[:0:-1]]
     first = answers[0]
     marks.append(Mark(to_rectangle(first["box"]), ORANGE, f"{first['query']} {first['name']} {first['score']:.2f}"))
-    drawn = draw_marks(picture, marks, PICTURE_LONGER)
+    drawn = figures.draw_outline(draw_marks(picture, marks, PICTURE_LONGER), study.path.boxes[-1], ORANGE)
     scale = drawn.width / picture.width
     drawn = figures.draw_cross(drawn, study.pixel[0] * scale, study.pixel[1] * scale)
     report.page.section("What it found", "Queries are numbered from 0; each answers for at most one object.")

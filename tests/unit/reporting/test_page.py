@@ -157,6 +157,16 @@ def test_bars_stand_in_their_groups_and_none_leaves_a_gap():
     assert {"Sizes", "AP", "small", "large", "a", "b"} <= texts
 
 
+def test_whole_numbers_are_told_as_such():
+    def told(xs) -> set:
+        svg = line_chart([Series("a", xs, [0.0] * len(xs))], "t", "x", "y", (0, 1))
+        return {text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
+
+    assert {"1", "2", "3"} <= told([1, 2, 3])
+    assert "1.5" not in told([1, 2, 3])
+    assert "1.50" in told([1.0, 2.0, 3.0])
+
+
 def test_a_band_is_drawn_where_there_is_one():
     with_band = line_chart([Series("a", [1, 2], [1.0, 2.0], low=[0.5, 1.5], high=[1.5, 2.5])], "t", "x", "y")
     assert "PolyCollection" in with_band or "FillBetween" in with_band

@@ -20,7 +20,7 @@ from detrove.nn.positions import sine_encoding
 from detrove.structures import ImageBatch
 from detrove.study import Comparison, experiment
 from detrove.study.arms import Arm, ArmRecord, Conditions, check_arms
-from detrove.study.compare import Summary
+from detrove.study.comparison import Summary
 from detrove.study.experiments import (
     EXPERIMENTS,
     LEARNED,

@@ -14,8 +14,10 @@ from detrove.study.qkva_grid import (
     attention_cost,
     head_numbers,
     measured_attention_cost,
+    place_share,
     principal_colours,
     qkva_grid,
+    sameness,
 )
 from detrove.study.record import record
 
@@ -79,6 +81,33 @@ def test_the_first_component_is_lightness():
     grey = principal_colours(ramp).colours[0].reshape(12, 3) @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(grey) > -1e-6).all()
     assert grey[-1] - grey[0] > 0.4
+
+
+def test_what_a_place_explains_of_vectors():
+    generator = np.random.default_rng(2)
+    y, x = np.mgrid[:9, :12] / 10
+    ramps = np.stack((x - 2 * y, x * y + 3, x**2 - y**2), axis=-1)[None]
+    assert place_share(ramps) == pytest.approx(1)
+    noise = generator.normal(size=(4, 9, 12, 20))
+    assert place_share(noise) == pytest.approx(5 / 107, abs=0.015)
+    # Noise and ramps in different channels: the share is that of their variances.
+    scaled = np.concatenate((np.repeat(ramps, 4, axis=0) * 5, noise), axis=-1)
+    ramp_variance, noise_variance = (scaled[..., part].var(axis=(1, 2)).sum() for part in (slice(3), slice(3, None)))
+    by_chance = place_share(noise) * noise_variance
+    assert place_share(scaled) == pytest.approx((ramp_variance + by_chance) / (ramp_variance + noise_variance))
+    assert place_share(np.zeros((1, 2, 2, 3))) == 0
+
+
+def test_how_far_one_map_stands_for_all():
+    generator = np.random.default_rng(3)
+    attention = generator.dirichlet(np.ones(6) / 2, (3, 6)).reshape(3, 6, 2, 3)
+    grid = grid_of(attention)
+    for head, maps in ((1, attention[1]), (None, attention.mean(axis=0))):
+        average = sum(maps) / 6
+        shared = [sum(min(a, b) for a, b in zip(one.ravel(), average.ravel(), strict=True)) for one in maps]
+        assert sameness(grid, head) == pytest.approx(sum(shared) / 6, abs=1e-6)
+    assert sameness(grid_of(np.full((2, 6, 2, 3), 1 / 6))) == pytest.approx(1)
+    assert sameness(grid_of(np.eye(6).reshape(1, 6, 2, 3))) == pytest.approx(1 / 6)
 
 
 def test_colours_of_hardly_any_vectors():

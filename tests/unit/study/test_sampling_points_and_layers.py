@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from detrove.nn.recording import SampledAttention
+from detrove.study.figures import around_points
 from detrove.study.layers import queries_by_score, query_path, query_scores
 from detrove.study.record import record
-from detrove.study.sampling_points import cell_of_level, level_numbers, sampled_points
+from detrove.study.sampling_points import SampledPoints, cell_of_level, heads_in_box, level_numbers, sampled_points
 
 SHAPES = [(4, 8), (2, 4)]
 
@@ -63,6 +65,41 @@ def test_points_of_one_query(entry):
     np.testing.assert_array_equal(points.locations, entry.locations[0, 1].numpy())
     np.testing.assert_array_equal(points.reference, entry.reference_points[0, 1, 0].numpy())
     np.testing.assert_allclose(points.weights.sum(axis=(1, 2)), 1, rtol=1e-5)
+
+
+def test_attention_inside_a_box_head_by_head(entry):
+    points = sampled_points(entry, 1)
+    box = np.array([0.45, 0.55, 0.6, 0.5])
+    for head, share in enumerate(heads_in_box(points, box)):
+        inside = total = 0.0
+        for (x, y), weight in zip(points.locations[head].reshape(-1, 2), points.weights[head].ravel(), strict=True):
+            total += weight
+            if 0.15 <= x <= 0.75 and 0.3 <= y <= 0.8:
+                inside += weight
+        assert share == pytest.approx(inside / total)
+    assert 0 < heads_in_box(points, box).mean() < 1
+    np.testing.assert_allclose(heads_in_box(points, np.array([0.5, 0.5, 100.0, 100.0])), 1, rtol=1e-6)
+
+
+def test_the_part_of_a_picture_that_points_reach():
+    """A bright block lies under a point; on the part that is shown, it still does."""
+    pixels = np.zeros((60, 80, 3), dtype=np.uint8)
+    pixels[9:15, 48:56] = 255
+    block = np.array([52 / 80, 12 / 60])
+    locations = np.broadcast_to(block, (1, 1, 2, 2)).copy()
+    locations[0, 0, 1] = 0.9, 0.9  # nobody heeds it
+    weights = np.array([[[0.995, 0.005]]])
+    points = SampledPoints(locations, weights, np.array([0.6, 0.25, 0.2, 0.1]), [(6, 8)])
+    part, shown = around_points(Image.fromarray(pixels), points)
+    assert part.size == (80, 60)
+    x, y = (shown.locations[0, 0, 0] * part.size).astype(int)
+    assert np.asarray(part)[y, x].min() > 200
+    assert np.asarray(part).mean() > 4 * pixels.mean()
+    np.testing.assert_allclose(shown.reference[2:] / points.reference[2:], part.width / (0.22 * 80))
+    weights[:] = 0.5
+    whole, same = around_points(Image.fromarray(pixels), points)
+    assert same is points
+    assert whole.size == (80, 60)
 
 
 def test_cells_of_levels():

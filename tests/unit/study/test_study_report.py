@@ -71,9 +71,11 @@ def test_a_pixel_that_is_none(text):
         parse_pixel(text)
 
 
-DENSE = {"picture", "layers", "cross_attention", "content_and_position", "position_alone", "queries"}
+BOTH = {"picture", "layers", "queries", "self_attention"}
+CROSS = {"cross_attention", "cross_attention_key", "cross_attention_value"}
+DENSE = BOTH | CROSS | {"content_and_position", "position_alone"}
 GRID = {"query", "key", "value", "looks", "grid_of_grids", "overlap"}
-SAMPLED = {"picture", "layers", "sampling_by_level", "sampling_by_head", "queries"}
+SAMPLED = BOTH | {"sampling_by_level", "sampling_by_head"}
 
 
 @pytest.mark.slow
