@@ -1,13 +1,16 @@
-"""Makes the README's pictures from run folders.
+"""Makes the pictures of the README and of these pages from what detrove leaves.
 
-python docs/make_pictures.py sheet RUN OUTPUT.jpg PICTURE…    what a detector sees, side by side
-python docs/make_pictures.py curves RUN OUTPUT.png            how it learned, from metrics.jsonl
+python docs/make_pictures.py sheet RUN OUTPUT.jpg PICTURE…      what a detector sees, side by side
+python docs/make_pictures.py curves RUN OUTPUT.png              how it learned, from metrics.jsonl
+python docs/make_pictures.py figure OUTPUT.webp STUDY/NAME.png… figures of `detrove study`, side by side
+python docs/make_pictures.py argument OUTPUT.webp ARM.json…     AP50 of the arms of benchmarks/family_argument.py
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -16,8 +19,10 @@ from PIL import Image
 import detrove
 from detrove.drawing import draw_detections
 from detrove.pictures import read_picture
+from detrove.reporting.charts import CHART_COLOURS, LINE_STYLES
 
 HEIGHT, COLUMNS, GAP = 240, 4, 6
+FIGURE_WIDTH = 560
 
 
 def sheet(run: str, output: str, *pictures: str) -> None:
@@ -63,5 +68,38 @@ def curves(run: str, output: str) -> None:
     figure.savefig(output, dpi=130)
 
 
+def figure(output: str, *sources: str) -> None:
+    """The same figures, each `FIGURE_WIDTH` wide."""
+    shown = []
+    for source in sources:
+        with Image.open(source) as picture:
+            height = round(picture.height * FIGURE_WIDTH / picture.width)
+            shown.append(picture.convert("RGB").resize((FIGURE_WIDTH, height), Image.Resampling.LANCZOS))
+    step = FIGURE_WIDTH + 4 * GAP
+    page = Image.new("RGB", (len(shown) * step - 4 * GAP, max(picture.height for picture in shown)), "white")
+    for index, picture in enumerate(shown):
+        page.paste(picture, (index * step, 0))
+    page.save(output, quality=85, method=6)
+
+
+def argument(output: str, *arms: str) -> None:
+    """AP50 on the validation pictures against epochs, a line for each arm."""
+    drawing = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = drawing.subplots()
+    for path, colour, style in zip(arms, CHART_COLOURS, LINE_STYLES * 2, strict=False):
+        arm = json.loads(Path(path).read_text(encoding="utf-8"))
+        epochs = [line["epoch"] for line in arm["epochs"]]
+        axes.plot(epochs, [line["ap50"] for line in arm["epochs"]], "o", ls=style, color=colour, label=arm["arm"])
+    axes.set(xlabel="epochs of 4,000 pictures", ylabel="AP50", ylim=(0, 1), xticks=epochs)
+    axes.legend(frameon=False, loc="upper left", ncols=2)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    file = BytesIO()
+    drawing.savefig(file, dpi=150)
+    with Image.open(file) as picture:
+        picture.convert("RGB").save(output, quality=90, method=6)
+
+
 if __name__ == "__main__":
-    {"sheet": sheet, "curves": curves}[sys.argv[1]](*sys.argv[2:])
+    verbs = {"sheet": sheet, "curves": curves, "figure": figure, "argument": argument}
+    verbs[sys.argv[1]](*sys.argv[2:])
