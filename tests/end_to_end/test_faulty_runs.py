@@ -188,6 +188,7 @@ class FullAfter:
 def test_a_full_disk_keeps_the_last_state_and_says_so(squares: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(trainer, "SAVING_SHARE", 1e9)  # a state after every epoch
     whole = train(squares, epochs=4, progress=False, **options(tmp_path / "whole"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would keep modules that it could write in part
     arguments = options(tmp_path / "run")
     with limit_undone(), pytest.raises(InputError) as caught:
         train(squares, epochs=4, progress=False, callbacks=[FullAfter(2)], **arguments)

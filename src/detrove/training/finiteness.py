@@ -54,14 +54,7 @@ class Finiteness:
 
         Costs a copy of them where steps may be skipped, else nothing: a training that stops needs them no more.
         """
-        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()] if self.skips else []
-        kept = [buffer.clone() for buffer in buffers]
-
-        def put_back() -> None:
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
-
-        return put_back
+        return _buffers_kept(model) if self.skips else lambda: None
 
     def told_of_epoch(self) -> dict[str, int]:
         """What a line of metrics.jsonl says of the steps since the last one: how many were skipped, if any."""
@@ -133,7 +126,7 @@ def find_failures(
 
     `loss_of(images, targets)` is a step's loss. The model's buffers and the random state are as before afterwards.
     """
-    kept = [buffer.clone() for buffer in model.buffers()]
+    put_back = _buffers_kept(model)
     devices = [images.pixels.device] if images.pixels.device.type == "cuda" else []
     failures = []
     with torch.random.fork_rng(devices):
@@ -141,10 +134,20 @@ def find_failures(
             alone = one_picture(images, index)
             if not _is_finite(model, loss_of, alone, target):
                 failures.append(Failure(index, _about(model, loss_of, alone, target, class_names)))
-    with torch.no_grad():
+    put_back()
+    return failures
+
+
+def _buffers_kept(model: nn.Module) -> Callable[[], None]:
+    """Copies the model's buffers, and gives a function that puts them back."""
+    kept = [buffer.clone() for buffer in model.buffers()]
+
+    @torch.no_grad()
+    def put_back() -> None:
         for buffer, value in zip(model.buffers(), kept, strict=True):
             buffer.copy_(value)
-    return failures
+
+    return put_back
 
 
 def one_picture(images: ImageBatch, index: int) -> ImageBatch:
