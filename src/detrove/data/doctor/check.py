@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from detrove.data.annotations import Annotations
+from detrove.data.dataset import evenly_spaced
 from detrove.data.discover import read_leniently
 from detrove.data.doctor.boxes import examine_boxes
 from detrove.data.doctor.classes import examine_classes, examine_pictures_listed
@@ -147,9 +148,7 @@ def _apart(splits: Mapping[str, Annotations]) -> dict[str, Annotations]:
 
 
 def _sample(paths: list[str], most: int | None) -> list[str]:
-    if most is None or len(paths) <= most:
-        return paths
-    return [paths[index] for index in np.linspace(0, len(paths) - 1, most).round().astype(int).tolist()]
+    return paths if most is None else [paths[index] for index in evenly_spaced(len(paths), most)]
 
 
 def _of_reading(faults: Iterable[Fault], splits: Mapping[str, Annotations]) -> list[Finding]:
