@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -57,22 +58,29 @@ FORMS = {
 }
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(scope="module", params=FORMS)
 def config(request: pytest.FixtureRequest) -> Any:
     """The toy config of every form of every detector."""
     return FORMS[request.param]
 
 
-@pytest.fixture
-def model(config: Any) -> nn.Module:
-    """The toy detector, all of whose parameters count: heads that start at zero are moved."""
+@pytest.fixture(scope="module")
+def made(config: Any) -> tuple[nn.Module, torch.Tensor]:
+    """The toy detector, all of whose parameters count: heads that start at zero are moved; and the random state."""
     torch.manual_seed(0)
     model = catalogue.build(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1 or not parameter.any():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return model, torch.get_rng_state()
+
+
+@pytest.fixture
+def model(made: tuple[nn.Module, torch.Tensor]) -> nn.Module:
+    """A copy of the toy detector for each test, which draws at random as if it had made it."""
+    torch.set_rng_state(made[1])
+    return copy.deepcopy(made[0])
 
 
 @pytest.fixture
