@@ -37,6 +37,10 @@ thead th { color: var(--faint); vertical-align: bottom; }
 th:first-child { padding-left: 0; text-align: left; position: sticky; left: 0; background: var(--paper); }
 tbody td.bar { min-width: 92px; background: linear-gradient(to right, var(--bar-faint)
   calc(var(--share) * 100%), transparent 0); print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.sortable { font-size: .84rem; }
+.sortable th, .sortable td { padding: 4px 6px; }
+.sortable th:first-child { padding-left: 0; }
+.sortable td.bar { min-width: 64px; }
 .sortable button { all: unset; cursor: pointer; }
 .sortable button:focus-visible { outline: 2px solid var(--bar); }
 .sortable [aria-sort] button { color: var(--ink); font-weight: 600; }
