@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +21,7 @@ from detrove.inference import Detector
 from detrove.models import catalogue
 from detrove.structures import LabelMap, Preprocessing
 
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -53,17 +52,9 @@ def toy() -> Detector:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    from detrove.serving.application import make_app
-    from detrove.serving.run import listen
-
-    server = uvicorn.Server(uvicorn.Config(make_app(toy()), log_config=None, access_log=False))
-    listening = listen("127.0.0.1", 0, 30)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(60)
+def address(served: Callable[..., Any]) -> Iterator[str]:
+    with served(toy()) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -134,20 +133,9 @@ def test_options_that_cannot_be(
 
 
 @pytest.fixture
-def url(weights: Path) -> Iterator[str]:
-    """The service within this process."""
-    import uvicorn
-
-    from detrove.serving.application import make_app
-    from detrove.serving.run import listen
-
-    server = uvicorn.Server(uvicorn.Config(make_app(load(weights)), log_config=None, access_log=False))
-    listening = listen("127.0.0.1", 0, 30)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(60)
+def url(weights: Path, served: Callable[..., Any]) -> Iterator[str]:
+    with served(load(weights)) as address:
+        yield address
 
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
