@@ -46,6 +46,7 @@ def test_a_batch_to_evaluate_on_has_the_single_objects_of_its_pictures(tmp_path:
         expected = SMALL(sample.image)
         assert torch.equal(pixels[:, : expected.shape[1]], expected)
     assert [target.image_id for target in targets] == [2, 1]
+    assert written[1].targets.is_crowd is not None
     assert written[1].targets.is_crowd.tolist() == [False, True]
     assert torch.equal(targets[1].boxes, written[1].targets.boxes[:1])
 
