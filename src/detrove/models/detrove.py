@@ -272,6 +272,7 @@ _RECIPE = Recipe(
     warmup=50,
     trunk_warmup=0.18,
     epochs=60,
+    side_by_side=True,
     scale=(0.7, 1.1),
 )
 # On a CPU four pictures cost half of eight, and with few pictures it is steps that are wanting.

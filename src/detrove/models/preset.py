@@ -18,9 +18,11 @@ class Recipe:
     at the fraction `drop_at` of the training) or "cosine" (to `final_rate` of the rate); the rate rises linearly over
     the first `warmup` steps. `trunk_warmup` is the share of the training in which a trunk without weights first learns
     to tell crops of the objects apart. `epochs` is the length where the user names neither epochs nor minutes.
-    `ema_decay` of 0 keeps no moving average of the weights. The rest is augmentation: probabilities of a horizontal and
-    a vertical flip and of a random crop, the range of the random size relative to the preset's size, the strength of
-    colour jitter in [0, 1], and what is off unless somebody asks for it (see `detrove.data.Augmentation`).
+    `ema_decay` of 0 keeps no moving average of the weights. With `side_by_side` the threads of a CPU share a step's
+    pictures instead of each operation, where the detector allows it (`training/side_by_side.py`). The rest is
+    augmentation: probabilities of a horizontal and a vertical flip and of a random crop, the range of the random size
+    relative to the preset's size, the strength of colour jitter in [0, 1], and what is off unless somebody asks for it
+    (see `detrove.data.Augmentation`).
     """
 
     learning_rate: float = 1e-4
@@ -38,6 +40,7 @@ class Recipe:
     trunk_warmup: float = 0.0
     epochs: int = 50
     ema_decay: float = 0.0
+    side_by_side: bool = False
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
     crop: float = 0.5

@@ -7,7 +7,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,7 @@ from detrove.training.processes import Processes, processes_here
 from detrove.training.progress import Display, Status
 from detrove.training.run_folder import RunFolder, TrainingState
 from detrove.training.schedule import rate_factor
+from detrove.training.side_by_side import SideBySide, possible_parts
 from detrove.training.trunk_warmup import warm_up_trunk
 from detrove.training.validation import Measured, Validation, affordable
 from detrove.training.watch import Watch
@@ -135,6 +136,7 @@ class Trainer:
         self.optimizer = build_optimizer(model, self.recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.mixed_precision == "fp16")
         self.model = self.accelerator.prepare(model)
+        self.side_by_side = self._side_by_side(model)
         num_parts = self.processes.number * config.accumulate
         if min(self.recipe.batch_size, len(training_data)) < num_parts:
             raise InputError(
@@ -179,7 +181,8 @@ class Trainer:
         validation.
         """
         on_cpu = self.device.type == "cpu"
-        with self.interruption, freed_memory_kept() if on_cpu else nullcontext():
+        threads = nullcontext() if self.side_by_side is None else closing(self.side_by_side)
+        with self.interruption, threads, freed_memory_kept() if on_cpu else nullcontext():
             if not self.position.trunk_ready:
                 self._warm_up_trunk()
             while not self._finished():
@@ -203,6 +206,15 @@ class Trainer:
             if self.processes.main and not self.folder.best.exists():
                 checkpoints.save(self.validation.detector(self._weights()), self.folder.best)
         return self.best
+
+    def _side_by_side(self, model: nn.Module) -> SideBySide | None:
+        """Threads for the parts of a step, where the recipe has them and the model and the machine allow it."""
+        config = self.config
+        alone = self.processes.number == 1 and self.device.type == "cpu"
+        if not self.recipe.side_by_side or not alone or config.accumulate > 1 or config.compile or config.recompute:
+            return None
+        parts = possible_parts(model, min(self.recipe.batch_size, len(self.training_data)))
+        return SideBySide(parts) if parts > 1 else None
 
     def resume(self, state: TrainingState) -> None:
         """Put a saved state in place. Raises `InputError` where it is of another version of detrove."""
@@ -304,20 +316,15 @@ class Trainer:
 
         None where the step was skipped.
         """
-        num_parts, sums, names = self.config.accumulate, [], ["loss"]
-        num_boxes = count_boxes(targets) / num_parts
         put_back = self.finiteness.keep_buffers(self._bare_model())
         try:
-            for number, part in enumerate(parts_of(images, targets, num_parts), start=1):
-                with nullcontext() if number == num_parts else self.accelerator.no_sync(self.model):
-                    total, losses = self._losses(self.model, *part, num_boxes)
-                    self.scaler.scale(total / num_parts).backward()
-                sums.append(torch.stack((total, *(value[-1] for value in losses.values()))).detach())
-                names = ["loss", *losses]
+            computed = (self._backward_at_once if self.side_by_side else self._backward)(images, targets)
         except NotFiniteError:
             return self._lost("the loss became nan", images, targets, put_back)
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        names = ["loss", *computed[0][1]]
+        sums = [torch.stack((total, *(value[-1] for value in losses.values()))) for total, losses in computed]
         # one copy from the device for all that is told of the step
         told = torch.cat((torch.stack(sums).mean(dim=0), sums[0].new_tensor([len(targets)]), norm[None]))
         *means, pictures, norm = self.processes.mean(told).tolist()
@@ -335,6 +342,29 @@ class Trainer:
         if self.average is not None:
             self.average.update(self._bare_model(), self.position.step)
         return dict(zip(names, means, strict=True))
+
+    def _backward(self, images: ImageBatch, targets: list[Targets]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Leave the step's gradients in the parameters, part by part; each part's total loss and terms, detached."""
+        num_parts, computed = self.config.accumulate, []
+        num_boxes = count_boxes(targets) / num_parts
+        for number, part in enumerate(parts_of(images, targets, num_parts), start=1):
+            with nullcontext() if number == num_parts else self.accelerator.no_sync(self.model):
+                total, losses = self._losses(self.model, *part, num_boxes)
+                self.scaler.scale(total / num_parts).backward()
+            computed.append((total.detach(), {name: value.detach() for name, value in losses.items()}))
+        return computed
+
+    def _backward_at_once(self, images: ImageBatch, targets: list[Targets]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """As `_backward`, the parts side by side."""
+        assert self.side_by_side is not None
+        num_boxes = count_boxes(targets) / min(self.side_by_side.number, len(targets))
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+        def compute(images: ImageBatch, targets: list[Targets]) -> tuple[Tensor, dict[str, Tensor]]:
+            total, losses = self._losses(self.model, images, targets, num_boxes)
+            return self.scaler.scale(total), losses
+
+        return self.side_by_side.backward(compute, parameters, images, targets)
 
     def _losses(
         self, model: nn.Module, images: ImageBatch, targets: list[Targets], num_boxes: float | None = None
