@@ -67,8 +67,8 @@ def train(
         Weights of the trunk: a .safetensors file in timm's names, "pretrained" for timm's own download (random where
         offline), or "none".
     weights
-        Start from a trained detector: a best.safetensors or another checkpoint. Its classes that the data set also has,
-        by name, are kept; the others start anew.
+        Start from a trained detector: a run folder, a best.safetensors or another checkpoint. Its classes that the
+        data set also has, by name, are kept; the others start anew.
     ignore_heads
         Start all classes anew, whatever --weights know of them.
     seed
