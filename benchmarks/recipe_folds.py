@@ -1,7 +1,7 @@
 """Is another value better? Trainings on one part of `train`, measured on the rest; `val` and `test` stay unseen.
 
     python benchmarks/recipe_folds.py DATA --backbone-weights FILE --epochs 12 --seeds 0,1 --output FOLDER \
-        --arm "as it is" --arm "matched by box: model.class_cost=2" --arm "eight a step: batch_size=8 learning_rate=1e-3"
+        --arm "as it is" --arm "by box: model.class_cost=2" --arm "eight a step: batch_size=8 learning_rate=1e-3"
 
 An arm is a name and, behind a colon, settings as of `--set`. One seed cuts the same part away for every arm. Printed
 beside AP, AP50 and AP75: what they would be if every box that a better one of its class covers (IoU 0.7) were deleted,
