@@ -16,6 +16,7 @@ SETTINGS = {
     "model.backbone": "mobilenetv4_conv_small",
     "model.num_queries": 60,
     "model.num_decoder_layers": 2,
+    "learning_rate": 1e-3,
     "vertical_flip": 0.5,
     "crop": 0.0,
     "scale": [1.0, 1.0],
