@@ -179,13 +179,15 @@ class PeerTraining:
 
 
 def step(peer: Peer, optimizer: torch.optim.Optimizer, images: ImageBatch, targets: list[Targets]) -> float:
-    """One step of the optimiser; the loss. Where that is no number, nothing is changed."""
+    """One step of the optimiser; the loss, nan where it or the gradient is no number: then nothing is changed."""
     loss = peer.loss(images, targets)
-    if loss.isfinite():
-        optimizer.zero_grad()
-        loss.backward()
-        clip_grad_norm_(peer.module.parameters(), peer.clip_norm)
-        optimizer.step()
+    if not loss.isfinite():
+        return math.nan
+    optimizer.zero_grad()
+    loss.backward()
+    if not clip_grad_norm_(peer.module.parameters(), peer.clip_norm).isfinite():
+        return math.nan
+    optimizer.step()
     return loss.item()
 
 

@@ -80,7 +80,7 @@ def train_arm(record: ArmRecord, progress: bool = False) -> dict[str, Any] | Non
         seed=arm.seed,
         resume=True,
         format=conditions.format,
-        settings={**conditions.settings, **arm.settings},
+        settings={"advise": False, **conditions.settings, **arm.settings},  # arms are compared under one condition
         progress=progress,
     )
     if run.metrics is None:

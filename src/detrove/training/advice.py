@@ -39,7 +39,7 @@ class DataFacts:
 
     def side_at(self, side: float, preprocessing: Preprocessing) -> float:
         """A box's side in the pixels that the model sees, in a picture of the median size."""
-        return side * min(1.0, preprocessing.longer / self.longer) if self.longer else 0.0
+        return side * preprocessing.longer / self.longer if self.longer else 0.0
 
     def describe(self, preprocessing: Preprocessing) -> str:
         """One line."""
@@ -103,22 +103,25 @@ def advise(facts: DataFacts, config: TrainingConfig) -> list[Advice]:
 
 
 def advised(config: TrainingConfig, advice: Iterable[Advice]) -> TrainingConfig:
-    """The config with that advice taken, and noted in it where it changes anything."""
-    return taken(config, {each.key: each.value for each in advice})
+    """The config with that advice taken; what changes anything is noted in it."""
+    changes = {each.key: each.value for each in advice if _laid_over(config, {each.key: each.value}) != config}
+    return taken(config, changes)
 
 
 def taken(config: TrainingConfig, advice: Mapping[str, Any]) -> TrainingConfig:
-    """The config with that advice, by key, taken, and noted in it where it changes anything."""
-    settings = dict(advice)
-    fitted = config.with_settings(settings)
-    if config.epochs is not None and "epochs" in settings:
-        fitted = dataclasses.replace(fitted, epochs=settings["epochs"])
-    noted = settings if fitted != config else {}
-    return dataclasses.replace(fitted, advise=False, advice=noted)
+    """The config with that advice, by key, taken and noted in it; a length that the user gave stays."""
+    return dataclasses.replace(_laid_over(config, advice), advise=False, advice=dict(advice))
+
+
+def _laid_over(config: TrainingConfig, advice: Mapping[str, Any]) -> TrainingConfig:
+    fitted = config.with_settings(advice)
+    if config.epochs is None or "epochs" in config.given or "epochs" not in advice:
+        return fitted
+    return dataclasses.replace(fitted, epochs=advice["epochs"])
 
 
 def _size(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:
-    """Small objects need pixels, as far as the pictures have them: they are never enlarged."""
+    """Small objects need pixels, as far as the pictures have them."""
     preprocessing = config.preprocessing
     if preprocessing.shorter is not None:
         return
@@ -140,7 +143,7 @@ def _queries(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:
     reason = f"{facts.most_boxes} boxes in the fullest picture"
     yield Advice("model.num_queries", max(usual, wanted), reason)
     if wanted > answers:
-        yield Advice("model.num_detections", wanted, "as many answers as queries")
+        yield Advice("model.num_detections", wanted, f"{facts.most_boxes} boxes in the fullest picture")
 
 
 def _batch(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:  # noqa: ARG001

@@ -215,6 +215,8 @@ class TrainingConfig:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        if isinstance(values, dict):
+            values.setdefault("advise", False)  # resolved, also by versions that had no advice to give
         try:
             return coerce(values, cls, "config")
         except InputError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +51,11 @@ class SideBySide:
         threads = torch.get_num_threads()
         each = max(1, threads // number)
         self._pool = ThreadPoolExecutor(number, "part", initializer=torch.set_num_threads, initargs=(each,))
-        for started in [self._pool.submit(torch.get_num_threads) for _ in range(number)]:
-            started.result()
-        torch.set_num_threads(threads)  # some of torch's libraries have one number for all threads
+        all_begun = Barrier(number)  # each thread takes one of the waits, so that all have their number of threads
+        for begun in [self._pool.submit(all_begun.wait) for _ in range(number)]:
+            begun.result()
+        # MKL has one number for all threads of a process: from here on it stays what it was
+        torch.set_num_threads(threads)
 
     def backward(
         self, compute: Losses, parameters: Sequence[Tensor], images: ImageBatch, targets: list[Targets]

@@ -43,7 +43,7 @@ from detrove.training.verdict import gather, verdict
 
 DEFAULT_MODEL = "detrove-nano"
 RUNS = Path("runs")
-MAY_CHANGE = ("epochs", "minutes", "workers", "patience", "preflight")  # when a run is continued
+MAY_CHANGE = ("epochs", "minutes", "workers", "patience", "preflight", "given")  # when a run is continued
 
 
 @dataclass(frozen=True)
@@ -207,20 +207,21 @@ def _prepare(
     begun: bool,
 ) -> Trainer:
     """Open the data, build the model and begin the run folder, or find it as it was `begun`."""
-    training_data, validation_data = open_splits(config)
-    for dataset in (training_data, validation_data):
+    pictures, validation_data = open_splits(config)
+    for dataset in (pictures, validation_data):
         display.message(dataset.describe())
+    tiling = config.tiling
+    training_data = pictures if tiling is None else cut(pictures, tiling, config.empty_tiles, config.seed)
+    config = _advised(config, training_data, display)
     if not begun:
-        for line in preflight(config, training_data, validation_data):
+        for line in preflight(config, pictures, validation_data):
             display.message(f"  {line}")
     if config.val_split is None:
         display.message(
             f"{config.data}: no split to validate on: {len(validation_data)} of its training pictures are held out"
         )
-    if config.tiling is not None:
-        training_data = cut(training_data, config.tiling, config.empty_tiles, config.seed)
-        display.message(f"{config.tiling.describe()}: {training_data.describe()}")
-    config = _advised(config, training_data, display)
+    if tiling is not None:
+        display.message(f"{tiling.describe()}: {training_data.describe()}")
     set_seed(config.seed)
     model, heads = build_model(config, training_data)
     if heads and not begun:
@@ -308,7 +309,7 @@ def _read(weights: str | Path, model: str | None) -> Checkpoint:
 
 
 def _model_of(weights: str | Path, model: str | None, sized: bool) -> tuple[str, dict[str, Any]]:
-    """The catalogue name to train, by default that of the weights, and as settings what they have otherwise than it.
+    """The catalogue name to train, by default that of the weights, and as settings what they decide: sizes, pictures.
 
     Weights of another preset than `model` decide nothing. The picture's size is left to the user's where `sized`.
     """
@@ -320,13 +321,11 @@ def _model_of(weights: str | Path, model: str | None, sized: bool) -> tuple[str,
     if model is not None and model != checkpoint.preset:
         return model, {}
     assert checkpoint.preset is not None
-    preset = catalogue.preset(checkpoint.preset)
     held = _as_settings(catalogue.config_from_json(checkpoint.config), checkpoint.preprocessing)
-    usual = _as_settings(preset.config, preset.preprocessing)
     decided = {MODEL_PREFIX + "num_classes", MODEL_PREFIX + FROZEN}
     if sized:
         decided |= {PREPROCESSING_PREFIX + "longer", PREPROCESSING_PREFIX + "shorter"}
-    return checkpoint.preset, {key: held[key] for key in held.keys() - decided if held[key] != usual.get(key)}
+    return checkpoint.preset, {key: held[key] for key in held.keys() - decided}
 
 
 def _as_settings(config: Any, preprocessing: Preprocessing) -> dict[str, Any]:

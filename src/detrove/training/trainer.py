@@ -211,7 +211,8 @@ class Trainer:
         """Threads for the parts of a step, where the recipe has them and the model and the machine allow it."""
         config = self.config
         alone = self.processes.number == 1 and self.device.type == "cpu"
-        if not self.recipe.side_by_side or not alone or config.accumulate > 1 or config.compile or config.recompute:
+        otherwise = config.accumulate > 1 or config.compile or config.recompute or self.scaler.is_enabled()
+        if not self.recipe.side_by_side or not alone or otherwise:
             return None
         parts = possible_parts(model, min(self.recipe.batch_size, len(self.training_data)))
         return SideBySide(parts) if parts > 1 else None
@@ -361,8 +362,7 @@ class Trainer:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
         def compute(images: ImageBatch, targets: list[Targets]) -> tuple[Tensor, dict[str, Tensor]]:
-            total, losses = self._losses(self.model, images, targets, num_boxes)
-            return self.scaler.scale(total), losses
+            return self._losses(self.model, images, targets, num_boxes)
 
         return self.side_by_side.backward(compute, parameters, images, targets)
 

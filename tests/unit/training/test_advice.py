@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from detrove.data import open_dataset
 from detrove.models import catalogue
@@ -25,8 +26,14 @@ from detrove.training.config import TrainingConfig
 CELLS = DataFacts(num_pictures=205, num_boxes=2750, most_boxes=28, median_side=105, small_side=60, longer=640)
 
 
-def config_of(model: str = "detrove-nano", size: int | None = None, minutes: float | None = None, **settings: object):
-    values = {"data": "data", "output": "run", "model": model, "minutes": minutes}
+def config_of(
+    model: str = "detrove-nano",
+    size: int | None = None,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    **settings: object,
+) -> TrainingConfig:
+    values = {"data": "data", "output": "run", "model": model, "minutes": minutes, "epochs": epochs}
     return TrainingConfig.from_preset(catalogue.preset(model), settings=settings, size=size, batch_size=None, **values)
 
 
@@ -79,7 +86,7 @@ def test_small_objects_get_pixels_as_far_as_the_pictures_have_them() -> None:
 
 def test_what_the_user_decides_stays() -> None:
     small_and_many = dataclasses.replace(CELLS, small_side=18, most_boxes=83)
-    decided = config_of(size=320, **{"model.num_queries": 100, "epochs": 7, "batch_size": 2})
+    decided = config_of(size=320, epochs=7, **{"model.num_queries": 100, "batch_size": 2})
     assert keys(small_and_many, decided) == {"model.num_detections": 170}
     assert decided.epochs == 7
     assert advise(small_and_many, config_of(advise=False)) == []
@@ -106,3 +113,18 @@ def test_advice_is_taken_noted_and_given_again() -> None:
     assert taken(config, fitted.advice) == fitted
     assert taken(config_of(minutes=5.0), fitted.advice).epochs is None
     assert advised(config, advise(CELLS, config_of(minutes=5.0))).advice == {}
+    assert taken(config_of(epochs=80), fitted.advice).epochs == 80
+
+
+def test_what_was_resolved_before_there_was_advice_stays(tmp_path: Path) -> None:
+    config = config_of(**{"model.num_queries": 60})
+    values = yaml.safe_load(config.to_yaml())
+    assert TrainingConfig.from_yaml(_written(tmp_path / "new.yaml", values)) == config
+    for key in ("advise", "given", "advice"):
+        del values[key]
+    assert not TrainingConfig.from_yaml(_written(tmp_path / "old.yaml", values)).advise
+
+
+def _written(path: Path, values: object) -> Path:
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path

@@ -111,6 +111,13 @@ def test_resume_goes_on_as_if_it_had_not_stopped(squares: Path, tmp_path: Path, 
     assert [line["epoch"] for line in lines_of(tmp_path / "parts")] == [1, 2, 3, 4]
 
 
+def test_resume_may_change_the_length_from_epochs_to_minutes(squares: Path, tmp_path: Path, tiny_options):
+    train(squares, **tiny_options(tmp_path / "run", epochs=1))
+    options = tiny_options(tmp_path / "run", epochs=1, settings={"patience": 3})
+    train(squares, **{**options, "epochs": None, "minutes": 0.02}, resume=True)
+    assert len(lines_of(tmp_path / "run")) >= 1
+
+
 def test_resume_begins_where_there_is_nothing_yet(squares: Path, tmp_path: Path, tiny_options):
     train(squares, **tiny_options(tmp_path / "new", epochs=1, resume=True))
     assert len(lines_of(tmp_path / "new")) == 1
