@@ -63,6 +63,7 @@ def write_report(
     dataset: Any,
     label_map: LabelMap,
     thresholds: Sequence[float] | None = None,
+    errors: ErrorAnalysis | None = None,
     history: Sequence[Mapping[str, Any]] = (),
     stood_out: Sequence[str] | None = None,
     facts: Mapping[str, str] | None = None,
@@ -70,14 +71,14 @@ def write_report(
     """Write the report to `path`, whole or not at all.
 
     `detections` are all detections of `detect`, by image id; `ground_truth` and `dataset` those they were made on;
-    `label_map` and `thresholds` (one per class slot, any sequence; None means 0.5 everywhere) the detector's. `history`
-    are the lines of `metrics.jsonl`, none for an evaluation without a training; `stood_out` is the verdict on the run,
-    a sentence each, None for advice from these metrics alone; `facts` is what the reader should know about the run, in
-    words.
+    `label_map` and `thresholds` (one per class slot, any sequence; None means 0.5 everywhere) the detector's; `errors`
+    their analysis where it has been made. `history` are the lines of `metrics.jsonl`, none for an evaluation without a
+    training; `stood_out` is the verdict on the run, a sentence each, None for advice from these metrics alone; `facts`
+    is what the reader should know about the run, in words.
     """
     results = coco_results(detections, ground_truth)
     by_category = thresholds_of_categories(label_map, thresholds, ground_truth)
-    errors = analyse_errors(ground_truth, results, by_category)
+    errors = analyse_errors(ground_truth, results, by_category) if errors is None else errors
     page = Page(title, findings.verdict(metrics, errors))
     page.numbers({_short(name): metrics[name] for name in METRIC_NAMES[:6]})
     page.bullets(findings.advice(metrics, errors) if stood_out is None else stood_out)

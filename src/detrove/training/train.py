@@ -19,7 +19,7 @@ from detrove.data import DetectionDataset
 from detrove.data.batching import default_workers
 from detrove.data.tiles import cut
 from detrove.errors import InputError
-from detrove.evaluation import Metrics, write_report
+from detrove.evaluation import ErrorAnalysis, Metrics, write_report
 from detrove.inference import Detector, load
 from detrove.inference.load import weights_file
 from detrove.losses import Criterion
@@ -416,8 +416,9 @@ def _finish(trainer: Trainer, folder: RunFolder, display: Display) -> Run:
     detector = load(folder.path)
     detector.model.to(trainer.device)
     known = (trainer.config, trainer.lines, detector, best, trainer.validation, trainer.training_data)
-    stood_out = verdict(gather(*known, compare=not stopped))  # who stops a training wants no more work done
-    _write_report(trainer, folder, best, detector, stood_out)
+    evidence = gather(*known, compare=not stopped)  # who stops a training wants no more work done
+    stood_out = verdict(evidence)
+    _write_report(trainer, folder, best, detector, evidence.errors, stood_out)
     for line in (*learning_curves(trainer.lines), "what stood out:", *(f"  · {sentence}" for sentence in stood_out)):
         display.message(line)
     display.message(
@@ -428,7 +429,12 @@ def _finish(trainer: Trainer, folder: RunFolder, display: Display) -> Run:
 
 
 def _write_report(
-    trainer: Trainer, folder: RunFolder, best: Measured, detector: Detector, stood_out: Sequence[str]
+    trainer: Trainer,
+    folder: RunFolder,
+    best: Measured,
+    detector: Detector,
+    errors: ErrorAnalysis,
+    stood_out: Sequence[str],
 ) -> None:
     """The page about the run, on its validation pictures."""
     config, validation, thresholds = trainer.config, trainer.validation, detector.thresholds
@@ -441,6 +447,7 @@ def _write_report(
         dataset=validation.dataset,
         label_map=validation.label_map,
         thresholds=None if thresholds is None else thresholds.tolist(),
+        errors=errors,
         history=trainer.lines,
         stood_out=stood_out,
         facts={
