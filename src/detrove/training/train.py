@@ -212,10 +212,10 @@ def _prepare(
         display.message(dataset.describe())
     tiling = config.tiling
     training_data = pictures if tiling is None else cut(pictures, tiling, config.empty_tiles, config.seed)
-    config = _advised(config, training_data, display)
-    if not begun:
-        for line in preflight(config, pictures, validation_data):
-            display.message(f"  {line}")
+    config, reasons = _advised(config, training_data)
+    faults = [] if begun else [f"  {line}" for line in preflight(config, pictures, validation_data)]
+    for line in (*faults, *reasons):
+        display.message(line)
     if config.val_split is None:
         display.message(
             f"{config.data}: no split to validate on: {len(validation_data)} of its training pictures are held out"
@@ -250,17 +250,15 @@ def _prepare(
     return Trainer(config, model, criterion, training_data, validation, folder, clock, display, callbacks, processes)
 
 
-def _advised(config: TrainingConfig, data: DetectionDataset, display: Display) -> TrainingConfig:
-    """The config fitted to the data set, told with the reasons; a config that has been fitted stays as it is."""
-    if not config.advise:
-        return config
+def _advised(config: TrainingConfig, data: DetectionDataset) -> tuple[TrainingConfig, list[str]]:
+    """The config fitted to the data set, and the reasons in lines; a config that has been fitted stays as it is."""
+    if not config.advise or not catalogue.preset(config.model).advised:
+        return dataclasses.replace(config, advise=False), []
     facts = facts_of(data)
     advice = advise(facts, config)
-    if advice:
-        display.message(f"{facts.describe(config.preprocessing)}, hence (--set KEY=VALUE decides otherwise):")
-    for each in advice:
-        display.message(f"  · {each.describe()}")
-    return advised(config, advice)
+    hence = ", hence (--set KEY=VALUE decides otherwise):" if advice else ""
+    lines = [f"{facts.describe(config.preprocessing)}{hence}", *(f"  · {each.describe()}" for each in advice)]
+    return advised(config, advice), lines
 
 
 def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:
