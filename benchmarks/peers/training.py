@@ -24,7 +24,6 @@ from detrove.data.batching import training_loader
 from detrove.evaluation import coco_metrics, coco_results, detect
 from detrove.memory import freed_memory_kept
 from detrove.models import catalogue
-from detrove.models.preset import Recipe
 from detrove.nn.backbone import Backbone
 from detrove.structures import Detections, ImageBatch, LabelMap, Preprocessing, Targets
 from detrove.training.clock import TrainingClock
@@ -36,11 +35,10 @@ from detrove.training.validation import affordable
 TRUNK = "mobilenetv2_100"
 TRUNK_STRIDES = (8, 16, 32)
 TRUNK_SHARE = 0.3
-"""The trunk's learning rate, as a part of the rest's, as `detrove-nano` has it (papers: 0.1, for long trainings)."""
+"""The trunk's learning rate, as a part of the rest's, about as in `detrove-nano` (papers: 0.1, for long trainings)."""
 WEIGHT_DECAY = 1e-4
-WARMUP = 50
 MODEL = "detrove-nano"
-"""Whose batch and random changes all share."""
+"""Whose batch, random changes and schedule all share."""
 
 
 class Trunk(nn.Module):
@@ -113,7 +111,7 @@ class PeerTraining:
             training, peer.preprocessing, augmentation_of(recipe), recipe.batch_size, seed, smallest=2
         )
         self.optimizer = torch.optim.AdamW(parameter_groups(peer, rate), fused=True)
-        self.schedule = Recipe(schedule="cosine", warmup=WARMUP)
+        self.recipe = recipe
         self.trained, self.best = Trained(), copy.deepcopy(peer.module.state_dict())
         self.validation_seconds: list[float] = []
 
@@ -139,7 +137,7 @@ class PeerTraining:
         for images, targets in self.loader:
             if not self.clock.allows_another_step():
                 break
-            set_rates(self.optimizer, rate_factor(self.schedule, self.clock.fraction, self.trained.steps))
+            set_rates(self.optimizer, rate_factor(self.recipe, self.clock.fraction, self.trained.steps))
             losses.append(step(self.peer, self.optimizer, images, targets))
             self.clock.step()
             self.trained.steps += 1

@@ -6,8 +6,9 @@ instant.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from detrove.lazily import imported_on_use
 
 if TYPE_CHECKING:
     from detrove.checkpoints import save
@@ -61,18 +62,16 @@ __all__ = [
     "train",
 ]
 
+_find = imported_on_use(__name__, globals(), _HOMES)
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
-    if name == "__version__":
-        from importlib.metadata import version
+    if name != "__version__":
+        return _find(name)
+    from importlib.metadata import version
 
-        value: Any = version("detrove")
-    elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
-        raise AttributeError(f"module 'detrove' has no attribute {name!r}")
-    globals()[name] = value
+    value = globals()[name] = version("detrove")
     return value
 
 

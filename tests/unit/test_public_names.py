@@ -6,10 +6,13 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 import detrove
+from detrove import study
 
 NAMES = [
     "Detections",
@@ -44,18 +47,20 @@ def test_every_name_resolves_and_is_explained(name: str) -> None:
     assert name == "__version__" or len(value.__doc__) > 30
 
 
-def test_another_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'trane'"):
-        getattr(detrove, "trane")  # noqa: B009
+@pytest.mark.parametrize("package", [detrove, study])
+def test_another_name_is_an_attribute_error(package: ModuleType) -> None:
+    with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'trane'"):
+        getattr(package, "trane")  # noqa: B009
 
 
-def test_editors_see_the_same_names_as_python() -> None:
+@pytest.mark.parametrize(("package", "others"), [(detrove, {"__version__"}), (study, {"Recording", "record"})])
+def test_editors_see_the_same_names_as_python(package: Any, others: set[str]) -> None:
     """The imports for type checkers and the table of homes cannot drift apart."""
-    tree = ast.parse(Path(detrove.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     [block] = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == detrove._HOMES
-    assert set(NAMES) == {*seen, "__version__"}
+    assert seen == package._HOMES
+    assert {*seen, *others} == set(package.__all__) <= set(dir(package))
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

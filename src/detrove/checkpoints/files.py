@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from detrove.errors import InputError
@@ -16,6 +18,21 @@ class WriteError(InputError):
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+@contextmanager
+def whole_or_not_at_all(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to in this block, renamed over `path` at its end, or removed where it fails.
+
+    The folder is made where it is missing.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write `content` to a file beside `path`, onto the disk, and rename it over `path` in one step.
 
@@ -23,17 +40,11 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     whatever stood at `path` before is then still there, whole.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with whole_or_not_at_all(path) as beside, beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         if error.errno in NO_ROOM:
             raise WriteError(

@@ -4,7 +4,6 @@ however long they are."""
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from detrove.checkpoints.files import whole_or_not_at_all
 from detrove.drawing import draw_detections
 from detrove.errors import InputError
 from detrove.inference.detector import Detector
@@ -146,28 +146,22 @@ def _drawing(path: Path | None, rate: Fraction) -> Iterator[Callable[[Image.Imag
         yield lambda *_: None
         return
     av = _av()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.stem}.part{path.suffix}")
     codec = next((name for name in CODECS if name in av.codecs_available), CODECS[-1])
-    try:
-        with av.open(str(unfinished), "w") as container:
-            stream = container.add_stream(codec, rate=rate)
-            stream.pix_fmt = "yuv420p"  # what every player takes; it wants even sides
-            sides: list[int] = []
+    with whole_or_not_at_all(path) as beside, av.open(str(beside), "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.pix_fmt = "yuv420p"  # what every player takes; it wants even sides
+        sides: list[int] = []
 
-            def draw(frame: Image.Image, detections: Detections) -> None:
-                if not sides:
-                    sides.extend(max(2, side - side % 2) for side in frame.size)
-                    stream.width, stream.height = sides
-                picture = draw_detections(frame, detections).crop((0, 0, sides[0], sides[1]))
-                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        def draw(frame: Image.Image, detections: Detections) -> None:
+            if not sides:
+                sides.extend(max(2, side - side % 2) for side in frame.size)
+                stream.width, stream.height = sides
+            picture = draw_detections(frame, detections).crop((0, 0, sides[0], sides[1]))
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
 
-            yield draw
-            if sides:
-                container.mux(stream.encode())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        yield draw
+        if sides:
+            container.mux(stream.encode())
 
 
 @contextmanager
@@ -176,21 +170,15 @@ def _labelling(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     if path is None:
         yield lambda *_: None
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            number = 0
+    with whole_or_not_at_all(path) as beside, beside.open("w", encoding="utf-8") as file:
+        number = 0
 
-            def write(values: dict[str, Any]) -> None:
-                nonlocal number
-                text = json.dumps(values, ensure_ascii=False)
-                # the facts stay open for the frames, a line each
-                file.write(f'{text[:-1]}, "frames": [' if number == 0 else f"{',' * (number > 1)}\n{text}")
-                number += 1
+        def write(values: dict[str, Any]) -> None:
+            nonlocal number
+            text = json.dumps(values, ensure_ascii=False)
+            # the facts stay open for the frames, a line each
+            file.write(f'{text[:-1]}, "frames": [' if number == 0 else f"{',' * (number > 1)}\n{text}")
+            number += 1
 
-            yield write
-            file.write("\n]}\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        yield write
+        file.write("\n]}\n")

@@ -6,9 +6,9 @@ draw. A service that explains its answers, and a training, pay for no figure.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from detrove.lazily import imported_on_use
 from detrove.study.record import Recording, record
 
 if TYPE_CHECKING:
@@ -44,13 +44,7 @@ __all__ = [
     "write_study",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'detrove.study' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
-    return value
+__getattr__ = imported_on_use(__name__, globals(), _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -62,8 +62,7 @@ class Advice:
 
     def describe(self) -> str:
         """One line."""
-        value = f"{self.value:g}" if isinstance(self.value, float) else self.value
-        return f"{self.key}={value}: {self.reason}"
+        return f"{self.key}={self.value}: {self.reason}"
 
 
 def facts_of(data: DetectionDataset) -> DataFacts:
@@ -94,9 +93,14 @@ SPARE_QUERIES = 2
 MOST_QUERIES = 300
 
 
+def wants_advice(config: TrainingConfig) -> bool:
+    """Whether the config is one to fit: of a preset of ours, not fitted yet, and nobody said no."""
+    return config.advise and catalogue.preset(config.model).advised
+
+
 def advise(facts: DataFacts, config: TrainingConfig) -> list[Advice]:
-    """What the rules would have, also where the config has it already; nothing for a preset that is not ours to fit."""
-    if not config.advise or not catalogue.preset(config.model).advised or not facts.num_boxes:
+    """What the rules would have, also where the config has it already; nothing for a config that wants none."""
+    if not wants_advice(config) or not facts.num_boxes:
         return []
     rules = (_size, _queries, _batch, _epochs)
     return [advice for rule in rules for advice in rule(facts, config) if advice.key not in config.given]
@@ -143,7 +147,7 @@ def _queries(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:
     reason = f"{facts.most_boxes} boxes in the fullest picture"
     yield Advice("model.num_queries", max(usual, wanted), reason)
     if wanted > answers:
-        yield Advice("model.num_detections", wanted, f"{facts.most_boxes} boxes in the fullest picture")
+        yield Advice("model.num_detections", wanted, reason)
 
 
 def _batch(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:  # noqa: ARG001

@@ -26,7 +26,7 @@ from detrove.losses import Criterion
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
 from detrove.tiling import Tiling, asked_tiling
-from detrove.training.advice import advise, advised, facts_of, taken
+from detrove.training.advice import advise, advised, facts_of, taken, wants_advice
 from detrove.training.callbacks import Callback, RunDone
 from detrove.training.clock import TrainingClock
 from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
@@ -174,8 +174,7 @@ def run(
     processes = Processes()
     folder = RunFolder(Path(config.output), writing=processes.main)
     if resume:
-        config = _with_parts_of(folder, _with_advice_of(folder, config))
-        _refuse_other_options(folder, config)
+        config = _continued(folder, config)
     else:
         folder.refuse_if_taken()
     display = make_display(progress and processes.main)
@@ -210,8 +209,9 @@ def _prepare(
     pictures, validation_data = open_splits(config)
     for dataset in (pictures, validation_data):
         display.message(dataset.describe())
-    tiling = config.tiling
-    training_data = pictures if tiling is None else cut(pictures, tiling, config.empty_tiles, config.seed)
+    training_data = pictures
+    if config.tiling is not None:
+        training_data = cut(pictures, config.tiling, config.empty_tiles, config.seed)
     config, reasons = _advised(config, training_data)
     faults = [] if begun else [f"  {line}" for line in preflight(config, pictures, validation_data)]
     for line in (*faults, *reasons):
@@ -220,8 +220,8 @@ def _prepare(
         display.message(
             f"{config.data}: no split to validate on: {len(validation_data)} of its training pictures are held out"
         )
-    if tiling is not None:
-        display.message(f"{tiling.describe()}: {training_data.describe()}")
+    if config.tiling is not None:
+        display.message(f"{config.tiling.describe()}: {training_data.describe()}")
     set_seed(config.seed)
     model, heads = build_model(config, training_data)
     if heads and not begun:
@@ -252,7 +252,7 @@ def _prepare(
 
 def _advised(config: TrainingConfig, data: DetectionDataset) -> tuple[TrainingConfig, list[str]]:
     """The config fitted to the data set, and the reasons in lines; a config that has been fitted stays as it is."""
-    if not config.advise or not catalogue.preset(config.model).advised:
+    if not wants_advice(config):
         return dataclasses.replace(config, advise=False), []
     facts = facts_of(data)
     advice = advise(facts, config)
@@ -361,28 +361,20 @@ def _fitted(
     return dataclasses.replace(config, accumulate=num_parts, fit_memory=False)
 
 
-def _with_advice_of(folder: RunFolder, config: TrainingConfig) -> TrainingConfig:
-    """What was advised when the run was begun is not thought over again."""
-    if not config.advise or not folder.config.exists():
-        return config
-    return taken(config, TrainingConfig.from_yaml(folder.config).advice)
+def _continued(folder: RunFolder, config: TrainingConfig) -> TrainingConfig:
+    """The config of a run that goes on: what was advised and measured when it was begun is not thought over again.
 
-
-def _with_parts_of(folder: RunFolder, config: TrainingConfig) -> TrainingConfig:
-    """Where memory was asked when the run was begun, it is not asked again."""
-    if not config.fit_memory or not folder.config.exists():
-        return config
-    before = TrainingConfig.from_yaml(folder.config)
-    return dataclasses.replace(config, accumulate=before.accumulate, fit_memory=False)
-
-
-def _refuse_other_options(folder: RunFolder, config: TrainingConfig) -> None:
-    """A continued run keeps its options; only its length may change."""
+    It keeps its options; only its length may change. Raises `InputError` where others are given.
+    """
     if not folder.config.exists():
         if folder.is_begun:
             raise InputError(f"{folder.path}: no run to continue (no {folder.config.name}); choose another --output")
-        return
+        return config
     before = TrainingConfig.from_yaml(folder.config)
+    if config.advise:
+        config = taken(config, before.advice)
+    if config.fit_memory:
+        config = dataclasses.replace(config, accumulate=before.accumulate, fit_memory=False)
     other = [
         f"{name} was {getattr(before, name)}, now {getattr(config, name)}"
         for name in vars(config)
@@ -393,6 +385,7 @@ def _refuse_other_options(folder: RunFolder, config: TrainingConfig) -> None:
             f"{folder.path}: a run is continued with the options it was begun with: {'; '.join(other)}; "
             "repeat them, or choose another --output"
         )
+    return config
 
 
 def _finish(trainer: Trainer, folder: RunFolder, display: Display) -> Run:
