@@ -54,13 +54,14 @@ from detrove.training import train
 from detrove.training.clock import TrainingClock
 from detrove.training.config import TrainingConfig
 from detrove.training.held_out import open_splits
+from detrove.training.processes import Processes
 from detrove.training.progress import make_display
 from detrove.training.run_folder import RunFolder
 from detrove.training.train import build_model
 from detrove.training.trainer import Trainer
 from detrove.training.validation import Measured, Validation
 
-SIZE, EPOCHS, SEEDS = 128, 6, (0, 1, 2)
+SIZE, EPOCHS, SEEDS = 128, 4, (0, 1, 2)
 PICTURES = {"train": 4000, "val": 300, "test": 1}
 TRUNK, MAPS = "trunk.safetensors", "maps.pt"
 TRUNK_NAME, TRUNK_EPOCHS = "mobilenetv2_100", 2
@@ -274,9 +275,9 @@ class LookingValidation(Validation):
 
     looks: list[list[dict[str, float]]] = field(default_factory=list)
 
-    def measure(self, model: nn.Module) -> Measured:
+    def measure(self, model: nn.Module, processes: Processes | None = None) -> Measured:
         """As a validation does."""
-        measured = super().measure(model)
+        measured = super().measure(model, processes)
         self.looks.append(where_it_looks(model, self.dataset, self.preprocessing))
         return measured
 

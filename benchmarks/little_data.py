@@ -7,9 +7,9 @@ same number of threads; `val` chooses the epoch, outside of the minutes; `test` 
 detrove's metrics, from their detections.
 
 Peers get detrove's loader with the random changes and the batch of `detrove-nano`, its warm-up and cosine, and what
-suits them best of several learning rates (torchvision: and of several detectors), each tried for a fifth of the
-minutes, before the minutes that count. YOLO11n trains by its own code with its own changes, in an environment of its
-own:
+suits them best of several learning rates (torchvision: and of several detectors), before the minutes that count: each
+is tried for a fifth of them on one thread, as many at a time as there are threads. YOLO11n trains by its own code with
+its own changes, in an environment of its own:
 
     python -m venv YOLO && YOLO/bin/pip install ultralytics
     python benchmarks/little_data.py ../shared/data/bccd --backbone-weights
@@ -31,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ TRIAL_SHARE = 0.2
 """Of the minutes, for each candidate of a peer."""
 HUGGING_FACE = ("dab", "deformable", "deformable-two-stage")
 TORCHVISION = "torchvision"
-TORCHVISION_DETECTORS = ("retinanet", "fcos", "faster-rcnn")
+TORCHVISION_DETECTORS = ("ssdlite", "retinanet", "faster-rcnn")
 YOLO, YOLO_DEFAULT = "yolo11n", "yolo11n, own threads"
 """With as many threads as all others, and as it starts by itself: with one."""
 DETROVE = "detrove"
@@ -107,7 +108,7 @@ def train_by_loop(job: Job, options: argparse.Namespace, splits: Sequence[str]) 
     from detrove.structures import Preprocessing
     from detrove.training.clock import TrainingClock
 
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(threads_of(job, options))
     clock = TrainingClock(budget=job.minutes * 60)
     torch.manual_seed(job.seed)
     training, validation = (open_dataset(options.data, split) for split in ("train", "val"))
@@ -175,15 +176,21 @@ def done(job: Job, options: argparse.Namespace) -> dict[str, Any]:
         print(f"{time.strftime('%H:%M:%S')} {job.name}: {job.minutes:g} minutes", flush=True)
         command = [sys.executable, __file__, *sys.argv[1:], "--job", json.dumps(asdict(job))]
         with (options.output / f"{job.name}.log").open("w") as log:
-            code = subprocess.run(command, env=environment_of(options), stdout=log, stderr=subprocess.STDOUT).returncode
+            given = {"env": environment_of(job, options), "stdout": log, "stderr": subprocess.STDOUT}
+            code = subprocess.run(command, **given).returncode
         if code:
             raise SystemExit(f"{job.name} failed (exit status {code}); see {log.name}")
     return json.loads(path.read_text())
 
 
-def environment_of(options: argparse.Namespace) -> dict[str, str]:
-    """The threads that all may use, and no look at the network."""
-    return {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+def threads_of(job: Job, options: argparse.Namespace) -> int:
+    """What all may use; a trial has one thread, because others run beside it."""
+    return 1 if job.trial else options.threads
+
+
+def environment_of(job: Job, options: argparse.Namespace) -> dict[str, str]:
+    """The job's threads, and no look at the network."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads_of(job, options)), "HF_HUB_OFFLINE": "1"}
 
 
 def candidates(row: str) -> list[tuple[str, float | None]]:
@@ -201,7 +208,9 @@ def choose(row: str, options: argparse.Namespace) -> tuple[str, float | None]:
     if len(offered) == 1:
         return offered[0]
     minutes, seed = TRIAL_SHARE * options.minutes, options.seeds[0]
-    trials = [(pair, done(Job(row, *pair, seed, minutes, trial=True), options)) for pair in offered]
+    jobs = [Job(row, *pair, seed, minutes, trial=True) for pair in offered]
+    with ThreadPoolExecutor(options.threads) as pool:
+        trials = list(zip(offered, pool.map(lambda job: done(job, options), jobs), strict=True))
     truth = open_dataset(options.data, "val").ground_truth()
     scores = {pair: measured(trial["results"]["val"], truth) for pair, trial in trials}
     for (detector, rate), (ap, ap50) in scores.items():

@@ -23,18 +23,21 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import functional as F
+from torchvision.transforms import functional
 
 from detrove.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detrove.data import Augmentation, DetectionDataset, collate, open_dataset, training_loader
 from detrove.data.dataset import targets_of
 from detrove.data.views import without_crowd
 from detrove.structures import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Targets
+
+F: Any = functional  # annotated for tensors alone, though it takes pictures too
 
 BATCH_SIZE = 8
 FLIP, CROP = 0.5, 0.5

@@ -69,7 +69,7 @@ def _detect(session: Any, path: Path, image_id: int, category_ids: list[int]) ->
 
 def pycocotools_metrics(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> np.ndarray:
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
+        truth: Any = COCO()  # its annotations know files alone
         truth.dataset = ground_truth
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results), "bbox")

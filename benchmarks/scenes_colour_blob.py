@@ -18,16 +18,18 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import scipy.ndimage
 from faster_coco_eval import COCO, COCOeval_faster
-from scipy import ndimage
 from scipy.cluster.vq import kmeans2
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from detrove.data import DetectionDataset, open_dataset
 from detrove.data.scenes import make_scenes
 
+ndimage: Any = scipy.ndimage  # SciPy is not annotated, and what a checker infers of it is often wrong
 NUM_COLOURS = 6
 NUM_NEIGHBOURS = 15
 SMALLEST_SIDE = 6
@@ -38,8 +40,8 @@ def candidate_masks(pixels: np.ndarray) -> Iterator[tuple[tuple[slice, slice], n
     """Connected components of one colour, or of what differs from its surroundings: (window, mask within it)."""
     smooth = ndimage.gaussian_filter(pixels, (1, 1, 0))
     flat = smooth.reshape(-1, 3)
-    centres, _ = kmeans2(flat[::7], NUM_COLOURS, minit="++", seed=0)
-    nearest = cKDTree(centres).query(flat)[1].reshape(pixels.shape[:2])
+    centres, _ = kmeans2(flat[::7], NUM_COLOURS, minit="++", seed=0)  # pyright: ignore[reportCallIssue]
+    nearest = KDTree(centres).query(flat)[1].reshape(pixels.shape[:2])
     layers = [nearest == cluster for cluster in range(NUM_COLOURS)]
     for blur in (12, 30):
         layers.append(np.abs(smooth - ndimage.gaussian_filter(smooth, (blur, blur, 0))).sum(axis=2) > 60)
@@ -91,7 +93,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return overlap / (area_a[:, None] + area_b[None] - overlap)
 
 
-def learn(train: DetectionDataset, num_pictures: int) -> tuple[cKDTree, np.ndarray]:
+def learn(train: DetectionDataset, num_pictures: int) -> tuple[KDTree, np.ndarray]:
     """Blobs of the training split and what each is: the slot of the object it covers, or -1."""
     rows, labels = [], []
     for index, record in enumerate(train.records[:num_pictures]):
@@ -104,10 +106,10 @@ def learn(train: DetectionDataset, num_pictures: int) -> tuple[cKDTree, np.ndarr
             labels.append(np.where(overlaps.max(axis=1) >= 0.6, record.labels[overlaps.argmax(axis=1)], -1))
         else:
             labels.append(np.full(len(boxes), -1))
-    return cKDTree(np.concatenate(rows)), np.concatenate(labels)
+    return KDTree(np.concatenate(rows)), np.concatenate(labels)
 
 
-def blob_results(test: DetectionDataset, tree: cKDTree, labels: np.ndarray) -> list[dict]:
+def blob_results(test: DetectionDataset, tree: KDTree, labels: np.ndarray) -> list[dict]:
     results = []
     for index, record in enumerate(test.records):
         boxes, rows = candidates(test, index)

@@ -1,7 +1,8 @@
-"""RetinaNet, FCOS and Faster R-CNN of torchvision on a feature pyramid over the shared trunk.
+"""RetinaNet and Faster R-CNN of torchvision on a feature pyramid over the shared trunk, and its SSDLite on the trunk.
 
 Pyramid, heads, anchors and losses are torchvision's; RetinaNet as its second version has it (GroupNorm in the heads,
-GIoU). Pictures come resized and normalised, so that torchvision's own resizing is left out.
+GIoU), SSDLite with the trunk's stride 8 too and the box sizes of torchvision's SSD300, for the sake of small objects.
+Pictures come resized and normalised, so that torchvision's own resizing is left out.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _normal_init
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
@@ -28,6 +31,8 @@ from peers.training import Trunk
 DIM = 256
 LOWEST_SCORE, NUM_DETECTIONS = 0.001, 100
 RATIOS = (0.5, 1.0, 2.0)
+SSD_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
+SSDLITE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 
 
 class AsGiven(GeneralizedRCNNTransform):
@@ -57,6 +62,25 @@ class Pyramid(nn.Module):
         return self.pyramid(OrderedDict((str(index), features) for index, features in enumerate(maps)))
 
 
+class Levels(nn.Module):
+    """The trunk's strides 8, 16, 32, and SSDLite's blocks for 64, 128 and 256."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.trunk, coarser = trunk, (512, 256, 128)
+        self.channels = [*trunk.channels, *coarser]
+        steps = zip(self.channels[2:-1], coarser, strict=True)
+        self.blocks = nn.ModuleList(_extra_block(narrow, wide, SSDLITE_NORM) for narrow, wide in steps)
+        _normal_init(self.blocks)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) to maps (B, C, h, w), finest first."""
+        maps = self.trunk(pixels)
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return OrderedDict((str(index), features) for index, features in enumerate(maps))
+
+
 def retinanet(trunk: Trunk, num_classes: int) -> nn.Module:
     """Three sizes and three shapes of anchors at each cell of five levels."""
     sizes = tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512))
@@ -69,10 +93,13 @@ def retinanet(trunk: Trunk, num_classes: int) -> nn.Module:
     return RetinaNet(pyramid, num_classes, anchor_generator=anchors, head=head, **options)
 
 
-def fcos(trunk: Trunk, num_classes: int) -> nn.Module:
-    """One point at each cell of five levels."""
-    pyramid = Pyramid(trunk, LastLevelP6P7(DIM, DIM))
-    return FCOS(pyramid, num_classes, score_thresh=LOWEST_SCORE, detections_per_img=NUM_DETECTIONS)
+def ssdlite(trunk: Trunk, num_classes: int) -> nn.Module:
+    """Six shapes of boxes at each cell of six levels; blocks and heads are separable convolutions."""
+    levels = Levels(trunk)
+    boxes = DefaultBoxGenerator([[2, 3]] * len(levels.channels), scales=list(SSD_SCALES))
+    head = SSDLiteHead(levels.channels, boxes.num_anchors_per_location(), num_classes + 1, SSDLITE_NORM)
+    options = {"score_thresh": LOWEST_SCORE, "detections_per_img": NUM_DETECTIONS}
+    return SSD(levels, boxes, (1, 1), num_classes + 1, head=head, **options)
 
 
 def faster_rcnn(trunk: Trunk, num_classes: int) -> nn.Module:
@@ -85,7 +112,7 @@ def faster_rcnn(trunk: Trunk, num_classes: int) -> nn.Module:
 
 DETECTORS: dict[str, Callable[[Trunk, int], nn.Module]] = {
     "retinanet": retinanet,
-    "fcos": fcos,
+    "ssdlite": ssdlite,
     "faster-rcnn": faster_rcnn,
 }
 
@@ -100,7 +127,7 @@ class TorchvisionPeer:
         self.trunk = Trunk(weights)
         self.module = DETECTORS[name](self.trunk, len(label_map))
         self.module.transform = AsGiven()
-        self.first_label = 1 if name == "faster-rcnn" else 0  # its slot 0 is the background
+        self.first_label = 0 if name == "retinanet" else 1  # the others' slot 0 is the background
 
     def loss(self, images: ImageBatch, targets: list[Targets]) -> Tensor:
         """The sum of the detector's own losses."""
