@@ -41,6 +41,7 @@ from detrove.data import find_splits, open_dataset
 from detrove.evaluation import coco_metrics
 
 RATES = (1e-4, 3e-4, 1e-3)
+HIGHER = 3.0
 TRIAL_SHARE = 0.2
 """Of the minutes, for each candidate of a peer."""
 HUGGING_FACE = ("dab", "deformable", "deformable-two-stage")
@@ -173,7 +174,8 @@ def done(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     """What a job has left; it is run where it has left nothing yet."""
     path = options.output / f"{job.name}.json"
     if not path.exists():
-        print(f"{time.strftime('%H:%M:%S')} {job.name}: {job.minutes:g} minutes", flush=True)
+        # the line's end with the line: trials begin at the same time
+        print(f"{time.strftime('%H:%M:%S')} {job.name}: {job.minutes:g} minutes\n", end="", flush=True)
         command = [sys.executable, __file__, *sys.argv[1:], "--job", json.dumps(asdict(job))]
         with (options.output / f"{job.name}.log").open("w") as log:
             given = {"env": environment_of(job, options), "stdout": log, "stderr": subprocess.STDOUT}
@@ -193,29 +195,36 @@ def environment_of(job: Job, options: argparse.Namespace) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(threads_of(job, options)), "HF_HUB_OFFLINE": "1"}
 
 
-def candidates(row: str) -> list[tuple[str, float | None]]:
-    """Detectors and rates that a row chooses from."""
+def candidates(row: str) -> list[tuple[str, float]]:
+    """Detectors and rates that a row chooses from, if it does."""
     if row in HUGGING_FACE:
         return [(row, rate) for rate in RATES]
     if row == TORCHVISION:
         return [(detector, rate) for detector in TORCHVISION_DETECTORS for rate in RATES]
-    return [(row, None)]
+    return []
 
 
 def choose(row: str, options: argparse.Namespace) -> tuple[str, float | None]:
-    """The candidate that learned most in its trial: the highest AP, among equals the highest AP50."""
+    """The candidate that learned most in its trial: the highest AP, among equals the highest AP50.
+
+    Where that is a detector's highest rate, still higher ones are tried as long as they are better.
+    """
     offered = candidates(row)
-    if len(offered) == 1:
-        return offered[0]
-    minutes, seed = TRIAL_SHARE * options.minutes, options.seeds[0]
-    jobs = [Job(row, *pair, seed, minutes, trial=True) for pair in offered]
-    with ThreadPoolExecutor(options.threads) as pool:
-        trials = list(zip(offered, pool.map(lambda job: done(job, options), jobs), strict=True))
+    if not offered:
+        return row, None
     truth = open_dataset(options.data, "val").ground_truth()
-    scores = {pair: measured(trial["results"]["val"], truth) for pair, trial in trials}
-    for (detector, rate), (ap, ap50) in scores.items():
-        print(f"         trial {detector} {rate:g}: AP {ap:.3f}, AP50 {ap50:.3f}", flush=True)
-    return max(scores, key=lambda pair: scores[pair])
+    scores: dict[tuple[str, float], tuple[float, float]] = {}
+    while offered:
+        jobs = [Job(row, *pair, options.seeds[0], TRIAL_SHARE * options.minutes, trial=True) for pair in offered]
+        with ThreadPoolExecutor(options.threads) as pool:
+            trials = list(pool.map(lambda job: done(job, options), jobs))
+        for (detector, rate), trial in zip(offered, trials, strict=True):
+            scores[detector, rate] = ap, ap50 = measured(trial["results"]["val"], truth)
+            print(f"         trial {detector} {rate:g}: AP {ap:.3f}, AP50 {ap50:.3f}", flush=True)
+        detector, rate = max(scores, key=lambda pair: scores[pair])
+        highest = max(tried for name, tried in scores if name == detector)
+        offered = [(detector, rate * HIGHER)] if rate == highest else []
+    return detector, rate
 
 
 def measured(results: list[dict[str, Any]], truth: dict[str, Any]) -> tuple[float, float]:

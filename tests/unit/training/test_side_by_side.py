@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -103,6 +104,32 @@ def test_gradients_are_added_and_faults_come_through(model: nn.Module, batch: tu
     with pytest.raises(ValueError, match="2 pictures"):
         threads.backward(fails, parameters, *batch)
     threads.close()
+
+
+def test_each_part_has_its_share_of_the_threads_and_the_process_has_them_back(
+    model: nn.Module, batch: tuple[ImageBatch, list[Targets]]
+) -> None:
+    seen = []
+    losses = losses_of(model)
+
+    def compute(images: ImageBatch, targets: list[Targets]) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.append((torch.get_num_threads(), threads_of_mkl()))
+        return losses(images, targets)
+
+    has_mkl = threads_of_mkl() is not None
+    threads = SideBySide(2)
+    for _ in range(2):
+        threads.backward(compute, trainable(model), *batch)
+    threads.close()
+    assert seen == [(1, 1 if has_mkl else None)] * 4
+    assert torch.get_num_threads() == 2
+    assert threads_of_mkl() == (2 if has_mkl else None)
+
+
+def threads_of_mkl() -> int | None:
+    """The number that MKL has for the whole process; None where torch does without it."""
+    told = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+    return int(told.group(1)) if told else None
 
 
 def test_where_it_is_possible(model: nn.Module) -> None:
