@@ -108,17 +108,27 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 stride 32 are too few for up to eight objects, strides from 8 on would cost the deformable ones several times the
 others' minutes. The last two are compared with each other: DETR on stride 32 alone, and Stacked DETR on 32 and then 16,
 with as many layers in all. Three groups of denoising, fewer than published, because there are only 30 queries."""
-ON_STRIDE_16 = ("detr", "conditional", "dab", "dn-dab", "dab-one-temperature", "dab-class-weight-2", "dab-unmodulated")
-"""Arms on one level that read the trunk's stride 16 in place of 32, through a projection of that width. Dilating the
-last stage instead, as DC5 does, spoils a trunk that was not trained so: DETR's AP50 was 0.06 after seven epochs."""
+FAST_ANCHORS: dict[str, Any] = {"slow_parameters": ["anchors"], "slow_factor": 30.0}
+"""Anchors are bare parameters, which AdamW moves by a learning rate a step at most: a logit by 0.8 in all 4,000 steps.
+The points of Conditional and Deformable DETR come out of a layer, all of whose weights move them."""
 PROBES: dict[str, tuple[str, dict[str, Any]]] = {
     "dab-one-temperature": ("dab-nano", LAYERS | {"model.temperature": 10000.0}),
     "dab-class-weight-2": ("dab-nano", LAYERS | {"model.class_weight": 2.0}),
     "dab-unmodulated": ("dab-nano", LAYERS | {"model.modulate": False}),
+    "dab-two-coordinates": ("dab-nano", LAYERS | {"model.num_coordinates": 2, "model.modulate": False}),
+    "dab-two-coordinates-class-weight-2": (
+        "dab-nano",
+        LAYERS | {"model.num_coordinates": 2, "model.modulate": False, "model.class_weight": 2.0},
+    ),
+    "dab-fast-anchors": ("dab-nano", LAYERS | FAST_ANCHORS),
+    "dab-fast-anchors-class-weight-2": ("dab-nano", LAYERS | FAST_ANCHORS | {"model.class_weight": 2.0}),
 }
-"""Arms that ask why DAB-DETR comes out below Conditional DETR here, each one setting nearer to it; run where named.
+"""Arms that ask why DAB-DETR comes out below Conditional DETR here, each some settings nearer to it; run where named.
 The published DAB-DETR writes the picture's positions at temperature 20 and its anchors' at 10000: the two do not match
 until projections have learned to translate."""
+ON_STRIDE_16 = ("detr", "conditional", "dab", "dn-dab", *PROBES)
+"""Arms on one level that read the trunk's stride 16 in place of 32, through a projection of that width. Dilating the
+last stage instead, as DC5 does, spoils a trunk that was not trained so: DETR's AP50 was 0.06 after seven epochs."""
 SIZED = ("detr-coarse", "stacked")
 PUBLISHED = ("detr", "conditional", "dab", "dn-dab", "dino")
 ORDER = (*itertools.pairwise(PUBLISHED), ("dab", "deformable"), ("deformable", "dino"))
@@ -452,6 +462,7 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """AP against epochs and minutes, attention against epochs, and sizes: means of the seeds; faint: each seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -479,8 +490,11 @@ def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     by_offset.set(xlabel="epochs", ylabel="pixels", title="Attention's centroid to the object's centre, last layer")
     by_size.set(ylabel="AP", title="DETR and Stacked DETR by size", xticks=[place + 0.2 for place in range(len(SIZES))])
     by_size.set_xticklabels(list(SIZES.values()))
-    for axes in (by_epochs, by_size):
-        axes.legend(frameon=False)
+    for axes in (by_epochs, by_offset):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if any(model in SIZED for model in found):
+        by_size.legend(frameon=False)
+    figure.legend(*by_epochs.get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False)
     for axes in (by_epochs, by_minutes, by_offset, by_size):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import sys
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
+from statistics import mean
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -82,14 +84,18 @@ def figure(output: str, *sources: str) -> None:
     page.save(output, quality=85, method=6)
 
 
-def argument(output: str, *arms: str) -> None:
-    """AP50 on the validation pictures against epochs, a line for each arm."""
+def argument(output: str, *sources: str) -> None:
+    """AP50 on the validation pictures against epochs, a line for each arm: the mean of its seeds."""
+    arms: dict[str, list[list[float]]] = {}
+    for path in sources:
+        arm = json.loads(Path(path).read_text(encoding="utf-8"))
+        arms.setdefault(arm["arm"], []).append([line["ap50"] for line in arm["epochs"]])
     drawing = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = drawing.subplots()
-    for path, colour, style in zip(arms, CHART_COLOURS, LINE_STYLES * 2, strict=False):
-        arm = json.loads(Path(path).read_text(encoding="utf-8"))
-        epochs = [line["epoch"] for line in arm["epochs"]]
-        axes.plot(epochs, [line["ap50"] for line in arm["epochs"]], "o", ls=style, color=colour, label=arm["arm"])
+    epochs = range(1, 1 + max(len(curve) for curves in arms.values() for curve in curves))
+    for (name, curves), colour, style in zip(arms.items(), cycle(CHART_COLOURS), cycle(LINE_STYLES), strict=False):
+        means = [mean(values) for values in zip(*curves, strict=True)]
+        axes.plot(epochs[: len(means)], means, "o", ls=style, color=colour, label=name)
     axes.set(xlabel="epochs of 4,000 pictures", ylabel="AP50", ylim=(0, 1), xticks=epochs)
     axes.legend(frameon=False, loc="upper left", ncols=2)
     axes.grid(alpha=0.3)
