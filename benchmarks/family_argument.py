@@ -108,20 +108,19 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 stride 32 are too few for up to eight objects, strides from 8 on would cost the deformable ones several times the
 others' minutes. The last two are compared with each other: DETR on stride 32 alone, and Stacked DETR on 32 and then 16,
 with as many layers in all. Three groups of denoising, fewer than published, because there are only 30 queries."""
+CLASS_WEIGHT_2: dict[str, Any] = {"model.class_weight": 2.0}
+TWO_COORDINATES: dict[str, Any] = {"model.num_coordinates": 2, "model.modulate": False}
 FAST_ANCHORS: dict[str, Any] = {"slow_parameters": ["anchors"], "slow_factor": 30.0}
 """Anchors are bare parameters, which AdamW moves by a learning rate a step at most: a logit by 0.8 in all 4,000 steps.
 The points of Conditional and Deformable DETR come out of a layer, all of whose weights move them."""
 PROBES: dict[str, tuple[str, dict[str, Any]]] = {
     "dab-one-temperature": ("dab-nano", LAYERS | {"model.temperature": 10000.0}),
-    "dab-class-weight-2": ("dab-nano", LAYERS | {"model.class_weight": 2.0}),
+    "dab-class-weight-2": ("dab-nano", LAYERS | CLASS_WEIGHT_2),
     "dab-unmodulated": ("dab-nano", LAYERS | {"model.modulate": False}),
-    "dab-two-coordinates": ("dab-nano", LAYERS | {"model.num_coordinates": 2, "model.modulate": False}),
-    "dab-two-coordinates-class-weight-2": (
-        "dab-nano",
-        LAYERS | {"model.num_coordinates": 2, "model.modulate": False, "model.class_weight": 2.0},
-    ),
+    "dab-two-coordinates": ("dab-nano", LAYERS | TWO_COORDINATES),
+    "dab-two-coordinates-class-weight-2": ("dab-nano", LAYERS | TWO_COORDINATES | CLASS_WEIGHT_2),
     "dab-fast-anchors": ("dab-nano", LAYERS | FAST_ANCHORS),
-    "dab-fast-anchors-class-weight-2": ("dab-nano", LAYERS | FAST_ANCHORS | {"model.class_weight": 2.0}),
+    "dab-fast-anchors-class-weight-2": ("dab-nano", LAYERS | FAST_ANCHORS | CLASS_WEIGHT_2),
 }
 """Arms that ask why DAB-DETR comes out below Conditional DETR here, each some settings nearer to it; run where named.
 The published DAB-DETR writes the picture's positions at temperature 20 and its anchors' at 10000: the two do not match

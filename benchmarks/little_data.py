@@ -42,6 +42,7 @@ from detrove.evaluation import coco_metrics
 
 RATES = (1e-4, 3e-4, 1e-3)
 HIGHER = 3.0
+"""The next rate, as a multiple, where the highest tried was best."""
 TRIAL_SHARE = 0.2
 """Of the minutes, for each candidate of a peer."""
 HUGGING_FACE = ("dab", "deformable", "deformable-two-stage")

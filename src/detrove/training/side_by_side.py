@@ -54,7 +54,7 @@ class SideBySide:
         all_begun = Barrier(number)  # each thread takes one of the waits, so that all have their number of threads
         for begun in [self._pool.submit(all_begun.wait) for _ in range(number)]:
             begun.result()
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._threads)  # each thread that began has set MKL's number for all
 
     def backward(
         self, compute: Losses, parameters: Sequence[Tensor], images: ImageBatch, targets: list[Targets]
