@@ -52,6 +52,15 @@ def both(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
     return output, [json.loads((output / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
+def test_what_is_wrong_for_all_is_said_once(data: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "detrove", "train", str(data / "nowhere"), "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode != 0
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("detrove: error")]
+    assert "nowhere" in line
+
+
 def test_both_have_the_same_weights(both: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = (result["digests"] for result in both[1])
     assert first == second

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -39,6 +40,8 @@ detrove VERB --help explains a verb and its options.
 """
 
 DONE, OUR_FAULT, USERS_FAULT, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+AFTER_THE_FIRST = 5.0
+"""Seconds in which a launcher ends its processes when one has ended; torchrun looks ten times a second."""
 BEYOND_US = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS})
 """Faults of the machine that a user can mend: no room on the disk, no permission."""
 
@@ -102,6 +105,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(message: str) -> int:
-    """Say in one line what is wrong with the input."""
+    """Say in one line what is wrong with the input; of several processes on a machine the first does, if it can.
+
+    What is wrong is mostly wrong for all of them. A launcher ends the others when one has ended, so that they only come
+    to say what they alone have met.
+    """
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        time.sleep(AFTER_THE_FIRST)
     print(f"detrove: error: {' '.join(message.split())}", file=sys.stderr)
     return USERS_FAULT

@@ -1,10 +1,14 @@
 """Before a training: can anything be learned from these pictures, by this detector, on this machine?
 
-Two looks. The data doctor names every fault in the labels. A copy of the detector learns a few pictures by heart. What
-makes a training pointless is an `InputError` in one line; `--set preflight=false` trains all the same.
+Four looks. The data doctor names every fault in the labels. A trunk that has weights is asked whether boxes belong to
+their pictures. A copy of the detector learns a few pictures by heart. A whole step is tried for its memory. What makes
+a training pointless is an `InputError` in one line; `--set preflight=false` trains all the same.
 """
 
 from __future__ import annotations
+
+import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,13 +20,18 @@ from detrove.errors import InputError
 from detrove.losses import Criterion
 from detrove.models.preset import count_queries
 from detrove.training.config import TrainingConfig
-from detrove.training.rehearsal import allowed_seconds, allowed_steps, rehearse
+from detrove.training.fitting import parts_that_fit
+from detrove.training.label_signal import label_signal
+from detrove.training.rehearsal import allowed_seconds, allowed_steps, random_state_kept, rehearse
 
 MOST_PICTURES = 500
 """Pictures that are decoded, evenly spaced where there are more: a few seconds, whatever the data set."""
 MOST_FAULTY = 0.5
 """Of the training boxes that may be no boxes at all."""
 NO_BOXES = ("bad box", "zero-size box", "absurd box")
+LEAST_TOLD_APART = 0.6
+"""Of pairs of a picture's own box and another picture's, under which boxes mean nothing: docs/watching.md."""
+SIGNAL_SECONDS = 15.0
 ANYWAY = "or --set preflight=false to train all the same"
 
 
@@ -60,23 +69,83 @@ def refuse_wrong_boxes(diagnosis: Diagnosis) -> None:
 
 
 def preflight_model(
-    config: TrainingConfig, model: nn.Module, criterion: Criterion, training: DetectionDataset, device: torch.device
-) -> str | None:
-    """Let a copy of the detector learn a few pictures by heart; a line about it, None where it was not worth the time.
+    config: TrainingConfig,
+    model: nn.Module,
+    criterion: Criterion,
+    training: DetectionDataset,
+    device: torch.device,
+    fits: bool = False,
+) -> list[str]:
+    """Ask the trunk about the boxes, let a copy of the detector learn a few pictures by heart, and try a whole step.
 
-    Raises `InputError` where it cannot learn them, or they do not fit the device's memory. Takes no more than a
-    twentieth of the training's steps or budget, and 45 seconds at most.
+    What there is to tell of it, in lines. Raises `InputError` where boxes do not belong to their pictures, where these
+    cannot be learned, or where a step does not fit the memory. None of it is done before a training of fewer than 200
+    steps. The first two take a twentieth of a budget at most, and 15 and 45 seconds. `fits`: the step is known to.
     """
     steps = allowed_steps(config, len(training))
     if not config.preflight or not steps:
-        return None
-    rehearsal = rehearse(model, criterion, config, training, device, steps, allowed_seconds(config))
+        return []
+    seconds = allowed_seconds(config)
+    told = refuse_boxes_of_nothing(config, model, training, device, min(SIGNAL_SECONDS, seconds))
+    told += refuse_unlearnable(config, model, criterion, training, device, steps, seconds)
+    if not fits:
+        refuse_too_large(config, model, criterion, training, device)
+    return told
+
+
+def refuse_boxes_of_nothing(
+    config: TrainingConfig, model: Any, training: DetectionDataset, device: torch.device, seconds: float
+) -> list[str]:
+    """Raise `InputError` where what is in the boxes looks as it does in boxes of other pictures.
+
+    Without weights a trunk sees too little to say so, and is not asked.
+    """
+    if not model.backbone.frozen:
+        return []
+    backbone = model.backbone if device.type == "cpu" else copy.deepcopy(model.backbone).to(device)
+    signal = label_signal(backbone, training, config.preprocessing, config.seed, seconds)
+    if signal is None:
+        return []
+    told = f"told from boxes of other pictures in {signal.share:.0%} of pairs, 50% is chance"
+    if signal.share >= LEAST_TOLD_APART:
+        return [f"preflight: {signal.num_boxes} boxes in {signal.num_pictures} pictures: {told}: go"]
+    raise InputError(
+        f"preflight: the boxes do not belong to their pictures: {signal.num_boxes} in {signal.num_pictures} pictures "
+        f"are {told}: detrove data show {training.path} draws them; correct them, {ANYWAY}"
+    )
+
+
+def refuse_unlearnable(
+    config: TrainingConfig,
+    model: nn.Module,
+    criterion: Criterion,
+    training: DetectionDataset,
+    device: torch.device,
+    steps: int,
+    seconds: float,
+) -> list[str]:
+    """Raise `InputError` where a copy of the detector learns nothing from a few pictures."""
+    rehearsal = rehearse(model, criterion, config, training, device, steps, seconds)
     if rehearsal is None:
-        return None
+        return []
     if rehearsal.learned:
-        return f"preflight: {rehearsal.describe()}: go"
+        return [f"preflight: {rehearsal.describe()}: go"]
     rate = config.recipe.learning_rate
     raise InputError(
         f"preflight: not learned: {rehearsal.describe()}: lower the rate (--set learning_rate={rate / 10:g}, now "
         f"{rate:g}), {ANYWAY}"
     )
+
+
+def refuse_too_large(
+    config: TrainingConfig, model: nn.Module, criterion: Criterion, training: DetectionDataset, device: torch.device
+) -> None:
+    """Raise `InputError` where a step on the largest shape that padding can come to needs more memory than there is."""
+    at_once = -(-config.recipe.batch_size // config.accumulate)
+    with random_state_kept(device):
+        fit = parts_that_fit(model, criterion, config, training, device, at_once)
+    if fit.num_parts > 1:
+        raise InputError(
+            f"preflight: no room in the memory for {at_once} pictures at once: {fit.reason}: add --batch-size auto, "
+            f"which computes a step in parts, {ANYWAY}"
+        )

@@ -104,7 +104,7 @@ def rehearse(
     started = time.monotonic()
     images, targets = evaluation_batch((data[index] for index in chosen), config.preprocessing)
     images, targets = images.to(device), [target.to(device) for target in targets]
-    with _random_state_kept(device):
+    with random_state_kept(device):
         torch.manual_seed(config.seed)
         copied = copy.deepcopy(model).to(device)
         try:
@@ -169,7 +169,7 @@ def _examine(model: nn.Module, criterion: Criterion, images: ImageBatch, targets
 
 
 @contextmanager
-def _random_state_kept(device: torch.device) -> Iterator[None]:
+def random_state_kept(device: torch.device) -> Iterator[None]:
     """What draws at random in this block changes nothing after it."""
     of_numpy, of_python = np.random.get_state(), random.getstate()
     try:

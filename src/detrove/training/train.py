@@ -227,13 +227,14 @@ def _prepare(
     if heads and not begun:
         display.message(heads)
     criterion = catalogue.criterion_for(model)
-    if config.fit_memory:
+    fits = config.fit_memory  # what is measured once need not be again
+    if fits:
         config = _fitted(config, model, criterion, training_data, processes, display)
     if not begun and processes.number == 1:  # several could not stop at the same step of a rehearsal
         with clock.paused():
-            told = preflight_model(config, model, criterion, training_data, processes.device)
-        if told:
-            display.message(told)
+            told = preflight_model(config, model, criterion, training_data, processes.device, fits)
+        for line in told:
+            display.message(line)
     folder.write_config(config)
     folder.write_labels(training_data.label_map)
     validation = Validation(

@@ -19,6 +19,9 @@ from detrove.models import catalogue
 from detrove.models.preset import Recipe
 from detrove.structures import Preprocessing
 from detrove.training import TrainingConfig
+from detrove.training import preflight as preflight_file
+from detrove.training.fitting import Fit
+from detrove.training.label_signal import Signal
 from detrove.training.preflight import preflight, preflight_model
 from detrove.training.rehearsal import allowed_seconds, allowed_steps, rehearse
 
@@ -142,7 +145,47 @@ def test_a_rate_that_learns_nothing_is_refused(squares: Path, rate: float):
     arguments = (model, catalogue.criterion_for(model), open_dataset(squares, "train"), torch.device("cpu"))
     with pytest.raises(InputError, match=r"preflight: not learned: 4 pictures by heart: .* lower the rate"):
         preflight_model(config, *arguments)
-    assert preflight_model(dataclasses.replace(config, preflight=False), *arguments) is None
+    assert preflight_model(dataclasses.replace(config, preflight=False), *arguments) == []
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.59, True), (0.6, False)])
+def test_boxes_that_are_like_any_others_are_refused(
+    squares: Path, monkeypatch: pytest.MonkeyPatch, share: float, refused: bool
+):
+    monkeypatch.setattr(preflight_file, "label_signal", lambda *_: Signal(share, 120, 40))
+    monkeypatch.setattr(preflight_file, "refuse_unlearnable", lambda *_: [])
+    model = toy()
+    data, criterion, device = open_dataset(squares, "train"), catalogue.criterion_for(model), torch.device("cpu")
+    assert model.get_submodule("backbone").frozen is False
+    assert preflight_model(config_of(squares), model, criterion, data, device) == []  # it sees too little to be asked
+    model.get_submodule("backbone").frozen = True
+    if refused:
+        with pytest.raises(InputError, match=r"the boxes do not belong to .* 120 in 40 pictures .* 59% of pairs"):
+            preflight_model(config_of(squares), model, criterion, data, device)
+    else:
+        [told] = preflight_model(config_of(squares), model, criterion, data, device)
+        assert told.startswith("preflight: 120 boxes in 40 pictures: told from boxes of other pictures in 60% of pairs")
+
+
+def test_a_step_that_does_not_fit_is_refused_with_the_remedy(squares: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def too_much(*arguments: Any) -> Fit:
+        asked.append(arguments[-1])
+        torch.rand(1)
+        return Fit(2, "4 pictures a step, 2 at once: a step takes 3.0 GB of 2.0 GB")
+
+    monkeypatch.setattr(preflight_file, "parts_that_fit", too_much)
+    monkeypatch.setattr(preflight_file, "refuse_unlearnable", lambda *_: [])
+    model, state = toy(), torch.get_rng_state()
+    arguments = (model, catalogue.criterion_for(model), open_dataset(squares, "train"), torch.device("cpu"))
+    with pytest.raises(InputError, match=r"no room in the memory for 4 pictures at once: .* --batch-size auto"):
+        preflight_model(config_of(squares), *arguments)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert preflight_model(config_of(squares), *arguments, fits=True) == []
+    with pytest.raises(InputError, match="for 2 pictures at once"):
+        preflight_model(config_of(squares, accumulate=2), *arguments)
+    assert asked == [4, 2]
 
 
 def test_a_rehearsal_is_small_beside_its_training(squares: Path):
