@@ -35,12 +35,27 @@ def initial_proposals(masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, 
     """A box on every cell, before the sigmoid, w = h = 0.05 · 2^level: (B, T, 4), +∞ where it does not count; and
     whether it counts, (B, T, 1): inside the picture and all four numbers in (0.01, 0.99)."""
     centres = cell_centres(masks, dtype)
-    sizes = [centres.new_full((m.shape[1] * m.shape[2],), 0.05 * 2.0**level) for level, m in enumerate(masks)]
-    size = torch.cat(sizes)[None, :, None].expand(centres.shape[0], -1, 2)
-    boxes = torch.cat((centres, size), dim=-1)
-    valid = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1)  # centres in padding are above 1
-    unactivated = torch.log(boxes / (1 - boxes)).masked_fill(~valid[..., None], float("inf"))
-    return unactivated, valid[..., None]
+    sides = [0.05 * 2.0**level for level in range(len(masks))]
+    size = torch.cat([centres.new_full((m.shape[1] * m.shape[2],), side) for side, m in zip(sides, masks, strict=True)])
+    boxes = torch.cat((centres, size[None, :, None].expand(centres.shape[0], -1, 2)), dim=-1)
+    counted = [inner_cells(mask) & (0.01 < side < 0.99) for side, mask in zip(sides, masks, strict=True)]
+    valid = torch.cat(counted, dim=1)[..., None]
+    unactivated = torch.log(boxes / (1 - boxes)).masked_fill(~valid, float("inf"))
+    return unactivated, valid
+
+
+def inner_cells(mask: Tensor) -> Tensor:
+    """Which cells of a level have their centre in (0.01, 0.99) of the unpadded picture: mask (B, h, w) to (B, h · w).
+
+    In whole numbers: of 50 cells the first has its centre at 0.01 itself, and engines round that division otherwise.
+    """
+
+    def inner(padding: Tensor) -> Tensor:
+        number = (~padding).sum(dim=1, keepdim=True)
+        centre = 50 * (2 * torch.arange(padding.shape[1], device=padding.device) + 1)  # in hundredths of a cell
+        return (centre > number) & (centre < 99 * number)
+
+    return (inner(mask[:, :, 0])[:, :, None] & inner(mask[:, 0, :])[:, None]).flatten(1)
 
 
 def move(reference: Tensor, delta: Tensor, epsilon: float = 1e-5) -> Tensor:

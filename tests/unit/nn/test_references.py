@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
 
 from detrove.nn.backbone import resize_mask
-from detrove.nn.references import cell_centres, initial_proposals, move, valid_ratios
+from detrove.nn.references import cell_centres, initial_proposals, inner_cells, move, valid_ratios
 from detrove.structures import ImageBatch
 
 SIZES = [(40, 64), (64, 33)]
@@ -75,6 +76,16 @@ def test_proposals_only_where_there_is_picture(masks):
                 torch.testing.assert_close(unactivated[picture, token], expected, rtol=0, atol=1e-12)
             else:
                 assert (unactivated[picture, token] == math.inf).all()
+
+
+@pytest.mark.parametrize("cells", [1, 49, 50, 51, 150, 250])
+def test_a_centre_at_the_bound_itself_is_outside_with_and_without_padding(cells):
+    padding = torch.arange(cells + 14) >= cells
+    expected = [Fraction(1, 100) < Fraction(2 * x + 1, 2 * cells) < Fraction(99, 100) for x in range(cells + 14)]
+    wide = inner_cells(padding[None, None].expand(1, 3, -1)).reshape(3, cells + 14)
+    high = inner_cells(padding[None, :, None].expand(1, -1, 3)).reshape(cells + 14, 3)
+    assert wide[1].tolist() == high[:, 1].tolist() == expected
+    assert expected[cells:] == [False] * 14
 
 
 def test_a_point_moves_the_centre_only_and_a_box_all_of_it():
