@@ -93,6 +93,11 @@ SPARE_QUERIES = 2
 MOST_QUERIES = 300
 
 
+SMALLEST = "detrove-nano"
+LARGER = (("detrove-medium", 12e9), ("detrove-small", 0.0))
+"""Detectors for a GPU of at least so many bytes, the largest first."""
+
+
 def wants_advice(config: TrainingConfig) -> bool:
     """Whether the config is one to fit: of a preset of ours, not fitted yet, and nobody said no."""
     return config.advise and catalogue.preset(config.model).advised
@@ -115,6 +120,20 @@ def advised(config: TrainingConfig, advice: Iterable[Advice]) -> TrainingConfig:
 def taken(config: TrainingConfig, advice: Mapping[str, Any]) -> TrainingConfig:
     """The config with that advice, by key, taken and noted in it; a length that the user gave stays."""
     return dataclasses.replace(_laid_over(config, advice), advise=False, advice=dict(advice))
+
+
+def larger_detector(config: TrainingConfig, gpu_memory: float | None) -> list[str]:
+    """A line on the detector that a GPU of so many bytes could train instead of the smallest; none without a GPU.
+
+    It is told and not taken, so that a command trains the same detector on every machine.
+    """
+    if config.model != SMALLEST or gpu_memory is None:
+        return []
+    name = next(name for name, least in LARGER if gpu_memory >= least)
+    return [
+        f"this machine has a GPU of {gpu_memory / 1e9:.0f} GB: --model {name} --size "
+        f"{catalogue.preset(name).preprocessing.longer} would find more in as many epochs (docs/detrove.md)"
+    ]
 
 
 def _laid_over(config: TrainingConfig, advice: Mapping[str, Any]) -> TrainingConfig:

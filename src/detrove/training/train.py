@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 from torch import nn
 
@@ -26,7 +27,7 @@ from detrove.losses import Criterion
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
 from detrove.tiling import Tiling, asked_tiling
-from detrove.training.advice import advise, advised, facts_of, taken, wants_advice
+from detrove.training.advice import advise, advised, facts_of, larger_detector, taken, wants_advice
 from detrove.training.callbacks import Callback, RunDone
 from detrove.training.clock import TrainingClock
 from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
@@ -212,7 +213,7 @@ def _prepare(
     training_data = pictures
     if config.tiling is not None:
         training_data = cut(pictures, config.tiling, config.empty_tiles, config.seed)
-    config, reasons = _advised(config, training_data)
+    config, reasons = _advised(config, training_data, processes.device)
     faults = [] if begun else [f"  {line}" for line in preflight(config, pictures, validation_data)]
     for line in (*faults, *reasons):
         display.message(line)
@@ -251,7 +252,7 @@ def _prepare(
     return Trainer(config, model, criterion, training_data, validation, folder, clock, display, callbacks, processes)
 
 
-def _advised(config: TrainingConfig, data: DetectionDataset) -> tuple[TrainingConfig, list[str]]:
+def _advised(config: TrainingConfig, data: DetectionDataset, device: torch.device) -> tuple[TrainingConfig, list[str]]:
     """The config fitted to the data set, and the reasons in lines; a config that has been fitted stays as it is."""
     if not wants_advice(config):
         return dataclasses.replace(config, advise=False), []
@@ -259,7 +260,8 @@ def _advised(config: TrainingConfig, data: DetectionDataset) -> tuple[TrainingCo
     advice = advise(facts, config)
     hence = ", hence (--set KEY=VALUE decides otherwise):" if advice else ""
     lines = [f"{facts.describe(config.preprocessing)}{hence}", *(f"  · {each.describe()}" for each in advice)]
-    return advised(config, advice), lines
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return advised(config, advice), [*lines, *larger_detector(config, memory)]
 
 
 def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:

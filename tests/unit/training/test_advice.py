@@ -19,6 +19,7 @@ from detrove.training.advice import (
     advise,
     advised,
     facts_of,
+    larger_detector,
     taken,
 )
 from detrove.training.config import TrainingConfig
@@ -94,6 +95,14 @@ def test_what_the_user_decides_stays() -> None:
 
 def test_published_recipes_are_left_as_published() -> None:
     assert advise(dataclasses.replace(CELLS, most_boxes=83), config_of("dab-nano")) == []
+
+
+def test_a_gpu_is_told_which_larger_detector_it_could_train() -> None:
+    assert larger_detector(config_of(), None) == []
+    [small], [medium] = larger_detector(config_of(), 8e9), larger_detector(config_of(), 24e9)
+    assert "a GPU of 8 GB: --model detrove-small --size 480 " in small
+    assert "a GPU of 24 GB: --model detrove-medium --size 640 " in medium
+    assert larger_detector(config_of("detrove-small"), 24e9) == []
 
 
 def test_nothing_is_said_of_pictures_without_boxes() -> None:
