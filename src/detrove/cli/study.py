@@ -146,6 +146,6 @@ def _summary(numbers: dict[str, Any]) -> str:
     ]
     lines = [f"query {numbers['query']}:", format_table(["layer", "class", "score", "overlap with the last box"], rows)]
     if "terms" in numbers:
-        parts = ", ".join(f"{name} {share:.0%}" for name, share in numbers["terms"].items())
+        parts = ", ".join(f"{name} {share:z.0%}" for name, share in numbers["terms"].items())
         lines.append(f"where it looks is decided by {parts}")
     return "\n".join(lines)

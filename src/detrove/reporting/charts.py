@@ -52,7 +52,7 @@ def line_chart(
         _plot(axes, series)
         axes.set_xlabel(x_label)
         if all(isinstance(x, int) for line in series for x in line.x):  # epochs and layers have no halves
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if logarithmic:
             axes.set_yscale("log")
 

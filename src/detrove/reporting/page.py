@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ Cell = str | int | float | None | Bar | Number
 """What a table cell may hold: floats get three decimals, None is a dash ("nothing to measure")."""
 
 JPEG_QUALITY = 85
+OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
+"""A command line's option, where one stands in a sentence."""
 
 
 class Page:
@@ -51,7 +54,7 @@ class Page:
         self._parts: list[str] = [f"<h1>{html.escape(title)}</h1>"]
         self._sortable = False
         if lead:
-            self._parts.append(f'<p class="lead">{html.escape(lead)}</p>')
+            self._parts.append(f'<p class="lead">{_prose(lead)}</p>')
 
     def section(self, heading: str, text: str = "") -> None:
         """A new heading, and what the section is about."""
@@ -61,12 +64,12 @@ class Page:
 
     def paragraph(self, text: str) -> None:
         """Running text."""
-        self._parts.append(f"<p>{html.escape(text)}</p>")
+        self._parts.append(f"<p>{_prose(text)}</p>")
 
     def bullets(self, texts: Sequence[str]) -> None:
         """A list of sentences; nothing where there are none."""
         if texts:
-            items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+            items = "".join(f"<li>{_prose(text)}</li>" for text in texts)
             self._parts.append(f"<ul>{items}</ul>")
 
     def numbers(self, values: Mapping[str, Cell]) -> None:
@@ -188,8 +191,13 @@ def _cell_text(value: Cell) -> str:
     return f"{value:,}" if isinstance(value, int) else html.escape(value)
 
 
+def _prose(text: str) -> str:
+    """Escaped text in which no line ends within an option as `--head`."""
+    return OPTION.sub(r'<span class="option">\g<0></span>', html.escape(text))
+
+
 def _caption(text: str) -> str:
-    return f"<figcaption>{html.escape(text)}</figcaption>" if text else ""
+    return f"<figcaption>{_prose(text)}</figcaption>" if text else ""
 
 
 def _data_address(picture: Image.Image) -> str:

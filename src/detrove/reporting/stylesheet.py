@@ -13,6 +13,7 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 8px; overflow-wrap: anywhe
 h2 { font-size: 1.25rem; margin: 40px 0 8px; padding-top: 16px; border-top: 1px solid var(--line); break-after: avoid; }
 p, ul { max-width: 46rem; margin: 0 0 12px; }
 ul { padding-left: 1.2rem; }
+.option { white-space: nowrap; }
 .lead { color: var(--faint); font-size: 1.05rem; overflow-wrap: anywhere; }
 figure { margin: 0 0 16px; break-inside: avoid; min-width: 0; }
 figcaption { color: var(--faint); font-size: .875rem; line-height: 1.4; margin-top: 6px; max-width: 46rem;

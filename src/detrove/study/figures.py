@@ -264,7 +264,7 @@ def terms_figure(
     limit = max(float(np.abs(values).max()) for values in (*maps.values(), total))
     shares = terms.shares()
     panels = [
-        Panel(f"{_short_term(name)}: {shares[name]:.0%}", with_place(draw_signed_map(ground, values, limit), place))
+        Panel(f"{_short_term(name)}: {shares[name]:z.0%}", with_place(draw_signed_map(ground, values, limit), place))
         for name, values in maps.items()
     ]
     alone = [

@@ -158,7 +158,7 @@ def add_terms(report: Report, study: Study) -> None:
     )
     if added:
         mixed = sum(shares[name] for name in MIXED)
-        caption += f" The mixed terms, which Conditional DETR does away with, hold {mixed:.0%}."
+        caption += f" The mixed terms, which Conditional DETR does away with, hold {mixed:z.0%}."
     if place_of(study.cross).layer == 0 and not added:
         caption += " In the first layer content is still empty, so there position is added to it as well."
     report.page.section("Content and position apart", f"{how} {_heads_words(study)}")

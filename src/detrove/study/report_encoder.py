@@ -134,7 +134,7 @@ def add_sampled_encoder(report: Report, study: Study, name: str) -> None:
             )
         )
     report.page.section(
-        f"The encoder: {place_words(name)}",
+        f"Sampling: {place_words(name)}",
         "This encoder is deformable: its cells have no map over all others, so instead of the QKVA grid its sampled "
         "points are shown. Their number is fixed, so its cost grows with the cells and not with their square.",
     )

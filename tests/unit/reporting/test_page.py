@@ -72,6 +72,14 @@ def test_the_page_is_well_formed_and_escapes_text(page):
     assert not [tag for tag, _ in checker.seen if tag in ("b", "script", "link", "iframe")]
 
 
+def test_an_option_is_not_torn_apart():
+    page = Page("a", "Choose with --head-count.")
+    page.paragraph("x--y <--z>, --query 3")
+    text = page.to_html()
+    assert 'Choose with <span class="option">--head-count</span>.' in text
+    assert 'x--y &lt;--z&gt;, <span class="option">--query</span> 3' in text
+
+
 def test_numbers_are_written_for_people(page):
     text = check(page).text
     assert "1,234" in text
@@ -165,6 +173,7 @@ def test_whole_numbers_are_told_as_such():
     assert {"1", "2", "3"} <= told([1, 2, 3])
     assert "1.5" not in told([1, 2, 3])
     assert "1.50" in told([1.0, 2.0, 3.0])
+    assert {label for label in told([2]) if label and label[0] in "12"} == {"1.0", "2"}  # y ends at 1.0
 
 
 def test_a_band_is_drawn_where_there_is_one():
