@@ -51,7 +51,7 @@ def made_wrong(data: DetectionDataset, how: str, generator: np.random.Generator)
 
 def changed(data: DetectionDataset, **columns: Any) -> DetectionDataset:
     """The data set with other columns of its annotations."""
-    return DetectionDataset(data.path, data.split, data.format, dataclasses.replace(data.annotations, **columns))
+    return data.with_annotations(dataclasses.replace(data.annotations, **columns))
 
 
 def row(trunk: Backbone, data: DetectionDataset, size: int) -> str:

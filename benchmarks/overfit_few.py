@@ -17,48 +17,10 @@ import tempfile
 from pathlib import Path
 
 from detrove.data import open_dataset
+from detrove.data.writers import write_coco
 from detrove.training import train
 
 WANTED = 0.80
-
-
-def write_first(data: Path, number: int, folder: Path) -> Path:
-    """The first pictures of the training split as a COCO data set, the same ones under `train` and `val`."""
-    dataset = open_dataset(data, "train")
-    records = [dataset.records[index] for index in range(number)]
-    names = {entry.id: entry.name for entry in dataset.label_map.entries if entry}
-    slots = [entry.id if entry else None for entry in dataset.label_map.entries]
-    boxes = [(image, record, place) for image, record in enumerate(records, 1) for place in range(len(record.labels))]
-    content = {
-        "images": [
-            {"id": image, "file_name": record.path.name, "width": record.width, "height": record.height}
-            for image, record in enumerate(records, 1)
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": image,
-                "category_id": slots[int(record.labels[place])],
-                "bbox": xywh(record.boxes_xyxy[place].tolist()),
-                "area": float(record.area[place]),
-                "iscrowd": int(record.is_crowd[place]),
-            }
-            for number, (image, record, place) in enumerate(boxes, 1)
-        ],
-        "categories": [{"id": key, "name": name} for key, name in names.items()],
-    }
-    for split in ("train", "val"):
-        (folder / split).symlink_to(records[0].path.parent.resolve(), target_is_directory=True)
-        annotations = folder / "annotations" / f"instances_{split}.json"
-        annotations.parent.mkdir(exist_ok=True)
-        annotations.write_text(json.dumps(content))
-    return folder
-
-
-def xywh(corners: list[float]) -> list[float]:
-    """COCO's form of a box."""
-    left, top, right, bottom = corners
-    return [left, top, right - left, bottom - top]
 
 
 def main() -> None:
@@ -71,9 +33,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = write_first(arguments.data, arguments.pictures, folder)
+        pictures = open_dataset(arguments.data, "train").subset(range(arguments.pictures)).annotations
+        data = write_coco(folder / "data", {"train": pictures, "val": pictures})
         run = train(
-            data,
+            data.folder,
             output=folder / "run",
             minutes=arguments.minutes,
             size=arguments.size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -20,6 +21,8 @@ from PIL import Image
 from detrove.cli.main import run as run_command
 from detrove.data import dataset as dataset_file
 from detrove.data import open_dataset
+from detrove.data.annotations import Annotations, PackedTexts
+from detrove.data.writers import write_coco
 from detrove.errors import InputError
 from detrove.inference import load
 from detrove.losses import Criterion
@@ -229,8 +232,10 @@ def test_a_data_set_whose_boxes_are_all_misread_ends_in_preflight(tmp_path: Path
 
 
 def test_a_data_set_whose_boxes_are_those_of_other_pictures_ends_in_preflight(shared: Path, tmp_path: Path, capsys):
-    data = tmp_path / "data"
-    write_bccd(shared / "data" / "bccd", data, shift=1)
+    data, cells = tmp_path / "data", shared / "data" / "bccd"
+    write_coco(
+        data, {split: with_boxes_of_the_next(open_dataset(cells, split).annotations) for split in ("train", "val")}
+    )
     words = ["train", str(data), "--output", str(tmp_path / "run"), "--epochs", "20", "--size", "320"]
     weights = shared / "weights" / "mobilenetv2_100.imagenet.safetensors"
     status = run_command([*words, "--backbone-weights", str(weights)])
@@ -241,22 +246,10 @@ def test_a_data_set_whose_boxes_are_those_of_other_pictures_ends_in_preflight(sh
     assert not (tmp_path / "run").exists()
 
 
-def write_bccd(source: Path, folder: Path, shift: int) -> None:
-    """As COCO JSON, each picture with the boxes of the one so many places on."""
-    for split in ("train", "val"):
-        records = open_dataset(source, split).records
-        (folder / split).mkdir(parents=True)
-        images, annotations = [], []
-        for number, record in enumerate(records):
-            (folder / split / record.path.name).symlink_to(record.path)
-            images.append({"id": number, "file_name": record.path.name, "width": 640, "height": 480})
-            given = records[(number + shift) % len(records)]
-            for (left, top, right, bottom), label in zip(given.boxes_xyxy.tolist(), given.labels.tolist(), strict=True):
-                box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
-                annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": label, **box})
-        categories = [{"id": number, "name": f"class {number}"} for number in range(3)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (folder / split / "_annotations.coco.json").write_text(json.dumps(content))
+def with_boxes_of_the_next(annotations: Annotations) -> Annotations:
+    """The same boxes, each picture's laid on the one before; pictures of one size."""
+    paths = list(annotations.paths)
+    return dataclasses.replace(annotations, paths=PackedTexts(paths[-1:] + paths[:-1]))
 
 
 def test_preflight_changes_nothing_in_the_training(squares: Path, tmp_path: Path, capsys):

@@ -145,7 +145,11 @@ class DetectionDataset:
 
     def subset(self, indices: Sequence[int]) -> DetectionDataset:
         """The data set of these pictures alone, in this order, with the same label map."""
-        return DetectionDataset(self.path, self.split, self.format, self.annotations.take(indices))
+        return self.with_annotations(self.annotations.take(indices))
+
+    def with_annotations(self, annotations: Annotations) -> DetectionDataset:
+        """The data set with other pictures and boxes, of the same path and split."""
+        return DetectionDataset(self.path, self.split, self.format, annotations)
 
     def describe(self) -> str:
         """One line: where, what, how much."""

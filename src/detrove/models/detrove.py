@@ -276,6 +276,7 @@ _RECIPE = Recipe(
     side_by_side=True,
     scale=(0.7, 1.1),
 )
+
 PRESETS = {
     "detrove-nano": Preset(_NANO, Preprocessing(longer=320), _RECIPE, advised=True),
     "detrove-small": Preset(_SMALL, Preprocessing(longer=480), _RECIPE, advised=True),

@@ -92,8 +92,7 @@ SPARE_QUERIES = 2
 """Queries for each object of the fullest picture."""
 MOST_QUERIES = 300
 
-
-SMALLEST = "detrove-nano"
+DEFAULT_MODEL = "detrove-nano"
 LARGER = (("detrove-medium", 12e9), ("detrove-small", 0.0))
 """Detectors for a GPU of at least so many bytes, the largest first."""
 
@@ -123,11 +122,11 @@ def taken(config: TrainingConfig, advice: Mapping[str, Any]) -> TrainingConfig:
 
 
 def larger_detector(config: TrainingConfig, gpu_memory: float | None) -> list[str]:
-    """A line on the detector that a GPU of so many bytes could train instead of the smallest; none without a GPU.
+    """A line on the detector that a GPU of so many bytes could train instead of the default; none without a GPU.
 
     It is told and not taken, so that a command trains the same detector on every machine.
     """
-    if config.model != SMALLEST or gpu_memory is None:
+    if config.model != DEFAULT_MODEL or gpu_memory is None:
         return []
     name = next(name for name, least in LARGER if gpu_memory >= least)
     return [

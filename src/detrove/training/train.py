@@ -27,7 +27,7 @@ from detrove.losses import Criterion
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
 from detrove.tiling import Tiling, asked_tiling
-from detrove.training.advice import advise, advised, facts_of, larger_detector, taken, wants_advice
+from detrove.training.advice import DEFAULT_MODEL, advise, advised, facts_of, larger_detector, taken, wants_advice
 from detrove.training.callbacks import Callback, RunDone
 from detrove.training.clock import TrainingClock
 from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
@@ -42,7 +42,6 @@ from detrove.training.trainer import Trainer
 from detrove.training.validation import Measured, Validation
 from detrove.training.verdict import gather, verdict
 
-DEFAULT_MODEL = "detrove-nano"
 RUNS = Path("runs")
 MAY_CHANGE = ("epochs", "minutes", "workers", "patience", "preflight", "given")  # when a run is continued
 

@@ -32,7 +32,7 @@ def trunk() -> Backbone:
 
 
 def with_boxes(data: DetectionDataset, xywh: np.ndarray) -> DetectionDataset:
-    return DetectionDataset(data.path, data.split, data.format, dataclasses.replace(data.annotations, xywh=xywh))
+    return data.with_annotations(dataclasses.replace(data.annotations, xywh=xywh))
 
 
 def test_right_boxes_are_told_apart_and_wrong_ones_are_not(scenes: DetectionDataset, trunk: Backbone) -> None:

@@ -70,7 +70,7 @@ def test_every_pattern_of_an_anchor_answers_for_an_object(tmp_path: Path) -> Non
 
 def with_boxes(data: DetectionDataset, xywh: np.ndarray) -> DetectionDataset:
     """The same pictures with other boxes."""
-    return DetectionDataset(data.path, data.split, data.format, dataclasses.replace(data.annotations, xywh=xywh))
+    return data.with_annotations(dataclasses.replace(data.annotations, xywh=xywh))
 
 
 @pytest.fixture(scope="module")
