@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrove.nn.linear import Linear, linear
 from detrove.nn.recording import Parts, active_recorder, recorder_for
 
 
@@ -82,7 +83,7 @@ class MultiHeadAttention(nn.Module):
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
@@ -102,11 +103,11 @@ class MultiHeadAttention(nn.Module):
         dim = query.shape[-1]
         weight, bias = self.in_proj_weight, self.in_proj_bias
         if key is None:
-            q, k = F.linear(query, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=-1)
+            q, k = linear(query, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=-1)
         else:
-            q = F.linear(query, weight[:dim], bias[:dim])
-            k = F.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
-        v = F.linear(value, weight[2 * dim :], bias[2 * dim :])
+            q = linear(query, weight[:dim], bias[:dim])
+            k = linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
+        v = linear(value, weight[2 * dim :], bias[2 * dim :])
         q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
         mask = None if padding_mask is None else ~padding_mask[:, None, None, :]
         if attention_mask is not None:

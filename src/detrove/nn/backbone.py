@@ -18,6 +18,7 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from detrove.errors import InputError, nearest
+from detrove.nn.fixed_trunk import FixedTrunk, can_be_folded
 from detrove.nn.frozen_norm import compute_norms_in_convolutions
 from detrove.structures import ImageBatch
 
@@ -79,10 +80,15 @@ class Backbone(nn.Module):
         if frozen:
             body = compute_norms_in_convolutions(freeze(body))
         self.body = body.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._fixed = FixedTrunk()
 
     def forward(self, images: ImageBatch) -> list[Level]:
         """One `Level` per wanted stride, finest first."""
-        features = self.body(images.pixels.contiguous(memory_format=torch.channels_last))
+        pixels = images.pixels.contiguous(memory_format=torch.channels_last)
+        if self.training and can_be_folded(self.body, pixels):
+            features = self._fixed(self.body, pixels)
+        else:
+            features = self.body(pixels)
         levels = [features[index] for index in self.indices]
         return [Level(x, resize_mask(images.padding_mask, (x.shape[-2], x.shape[-1]))) for x in levels]
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from detrove.nn.attention import attend, merge_heads, parts_of_heads, split_heads
+from detrove.nn.linear import Linear
 from detrove.nn.recording import record_layer
 from detrove.nn.transformer import FeedForward
 
@@ -16,12 +17,12 @@ class ConditionalSelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query_content = nn.Linear(dim, dim)
-        self.query_position = nn.Linear(dim, dim)
-        self.key_content = nn.Linear(dim, dim)
-        self.key_position = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.query_content = Linear(dim, dim)
+        self.query_position = Linear(dim, dim)
+        self.key_content = Linear(dim, dim)
+        self.key_position = Linear(dim, dim)
+        self.value = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, content: Tensor, position: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -50,13 +51,13 @@ class ConditionalCrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0, first: bool = False) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query_content = nn.Linear(dim, dim)
-        self.query_position = nn.Linear(dim, dim) if first else None
-        self.query_sine = nn.Linear(dim, dim)
-        self.key_content = nn.Linear(dim, dim)
-        self.key_position = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.query_content = Linear(dim, dim)
+        self.query_position = Linear(dim, dim) if first else None
+        self.query_sine = Linear(dim, dim)
+        self.key_content = Linear(dim, dim)
+        self.key_position = Linear(dim, dim)
+        self.value = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(

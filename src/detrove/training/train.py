@@ -266,8 +266,17 @@ def _advised(config: TrainingConfig, data: DetectionDataset, device: torch.devic
 def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:
     """The detector to begin with: the preset with the config's options, and the weights it names.
 
-    The second is a line on what became of the classes of these weights.
+    A trunk with weights whose rate is 0 gets no gradient. The second is a line on what became of the classes of the
+    weights.
     """
+    model, heads = _begun(config, data)
+    backbone: Any = model.get_submodule("backbone")
+    if backbone.frozen and config.recipe.backbone_learning_rate == 0:
+        backbone.requires_grad_(False)
+    return model, heads
+
+
+def _begun(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:
     options: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in config.model_config.items()
     }

@@ -138,3 +138,13 @@ def test_no_shared_class_is_refused_with_the_way_round(squares: Path, tmp_path: 
     with pytest.raises(InputError, match=r"cats\.safetensors.*share no name.*--ignore-heads"):
         begun(squares, other_file, tiny_options)
     assert "every class starts anew" in begun(squares, other_file, tiny_options, ignore_heads=True)[1]
+
+
+@pytest.mark.parametrize(("rate", "fixed"), [(0.0, True), (1e-5, False)])
+def test_a_trunk_of_rate_zero_is_fixed_whole(streets: Path, tmp_path: Path, tiny_options, rate: float, fixed: bool):
+    weights, _ = saved(tiny_options, tmp_path)
+    settings = {**toy_settings(tiny_options), "backbone_learning_rate": rate}
+    model, _, config = begun(streets, weights, lambda _: {"settings": settings})
+    assert any(parameter.requires_grad for parameter in model.get_submodule("backbone").parameters()) is not fixed
+    groups = parameter_groups(model, config.recipe)
+    assert ("backbone" in [group["name"] for group in groups]) is not fixed
