@@ -1,41 +1,40 @@
 """Deformable sampling on the CPU: loops compiled by Numba when first called, and kept on disk.
 
 Values are read where they are, query by query: the heads of one query look at the same places, so what one head brings
-into the cache, its neighbours use. Threads are our own and as many as torch's: they share out queries, and in the
-backward pass heads and levels, so that no two write to the same place. The result does not depend on their number, and
-nothing is shared that a forked process could wait for.
+into the cache, its neighbours use. Threads are torch's own (`numba_loops`): they share out queries, and in the backward
+pass heads and levels, so that no two write to the same place. The result does not depend on their number.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-# Sums may be reordered, which lets them fill vector registers; not-a-numbers must still come through.
-_compiled = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}, boundscheck=False
-)
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+from detrove.nn.numba_loops import array_at, compiled, loop, next_share, run
+
 SMALLEST_SHARE = 2048
 """Points that are worth a thread of their own."""
+SHARES_A_THREAD = 4
+"""Blocks of queries for each thread, so that one that is held up leaves some to the others."""
 
 
 def forward(value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
     """The kernel of `detrove::sample_levels`."""
+    value, locations, weights = (tensor.detach().contiguous() for tensor in (value, locations, weights))
     batch, _, heads, dim = value.shape
     queries = locations.shape[1]
     output = value.new_empty(batch, queries, heads, dim)
-    arrays = (_array(value).reshape(-1, dim), *_levels(sizes), _array(locations), _array(weights), output.numpy())
     threads = _num_threads(weights.numel())
-    shares = [(b, *block) for b in range(batch) for block in _blocks(queries, threads)]
-    _share_out(_forward_queries, arrays, shares, threads)
+    block = max(1, -(-queries // max(1, threads * SHARES_A_THREAD // max(1, batch))))
+    levels = _levels(sizes)
+    tensors = (value, locations, weights, output)
+    run(_forward_loop(value.dtype), _numbers(tensors, levels, value, locations, block), threads)
     return output.flatten(2)
 
 
@@ -43,72 +42,123 @@ def backward(
     gradient: Tensor, value: Tensor, sizes: list[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The kernel of `detrove::sample_levels_backward`."""
-    batch, _, heads, dim = value.shape
-    of_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
-    of_locations = torch.empty_like(locations, memory_format=torch.contiguous_format)
-    of_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
-    arrays = (
-        _array(value).reshape(-1, dim),
-        *_levels(sizes),
-        _array(locations),
-        _array(weights),
-        _array(gradient.unflatten(2, (heads, dim))),
-        of_value.numpy().reshape(-1, dim),
-        of_locations.numpy(),
-        of_weights.numpy(),
+    gradient, value, locations, weights = (
+        tensor.detach().contiguous() for tensor in (gradient, value, locations, weights)
     )
-    levels, threads = len(sizes) // 2, _num_threads(weights.numel())
+    of_value = torch.zeros_like(value)
+    of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
+    batch, _, heads, _ = value.shape
+    levels, threads = _levels(sizes), _num_threads(weights.numel())
     # as few groups of heads as give every thread the same number of shares
-    groups = _blocks(heads, threads // math.gcd(threads, batch * levels))
-    shares = [(b, *group, level) for b in range(batch) for group in groups for level in range(levels)]
-    _share_out(_backward_level, arrays, shares, threads)
+    groups = min(heads, threads // math.gcd(threads, batch * len(levels)))
+    tensors = (value, locations, weights, gradient, of_value, of_locations, of_weights)
+    run(_backward_loop(value.dtype), _numbers(tensors, levels, value, locations, groups), threads)
     return of_value, of_locations, of_weights
 
 
-def _levels(sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and widths (S, 2), and where each level's tokens start (S,)."""
+def _levels(sizes: list[int]) -> np.ndarray:
+    """Height, width and first token of each level, (S, 3)."""
     shapes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
-    return shapes, np.cumsum(shapes[:, 0] * shapes[:, 1]) - shapes[:, 0] * shapes[:, 1]
+    cells = shapes[:, 0] * shapes[:, 1]
+    return np.column_stack((shapes, np.cumsum(cells) - cells))
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
-
-
-def _blocks(count: int, parts: int) -> list[tuple[int, int]]:
-    """Where so many nearly equal parts begin and end; as many as there are at most, one at least."""
-    parts = max(1, min(count, parts))
-    return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
+def _numbers(
+    tensors: tuple[Tensor, ...], levels: np.ndarray, value: Tensor, locations: Tensor, parts: int
+) -> list[int]:
+    """What a loop needs to know: sizes, in how many parts it is shared out, and where everything lies."""
+    batch, tokens, heads, dim = value.shape
+    sizes = [batch, tokens, heads, dim, locations.shape[1], len(levels), locations.shape[4], parts]
+    return [*sizes, levels.ctypes.data, *(tensor.data_ptr() for tensor in tensors)]
 
 
 def _num_threads(points: int) -> int:
     return max(1, min(torch.get_num_threads(), points // SMALLEST_SHARE))
 
 
-def _share_out(kernel: Callable[..., None], arrays: tuple, shares: list[tuple], threads: int) -> None:
-    """Run the kernel on every share, in this thread and in others."""
-    threads = min(threads, len(shares))
+@cache
+def _forward_loop(dtype: torch.dtype) -> Any:
+    """Shares are blocks of queries of one picture."""
+    number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
 
-    def work(first: int) -> None:
-        for share in shares[first::threads]:
-            kernel(*arrays, *share)
+    @loop
+    def take(at):
+        batch, tokens, heads, dim, queries, num_levels, points, block = (
+            at[1],
+            at[2],
+            at[3],
+            at[4],
+            at[5],
+            at[6],
+            at[7],
+            at[8],
+        )
+        levels = array_at(at[9], (num_levels, 3), numba.int64)
+        value = array_at(at[10], (batch * tokens * heads, dim), number)
+        locations = array_at(at[11], (batch, queries, heads, num_levels, points, 2), number)
+        weights = array_at(at[12], (batch, queries, heads, num_levels, points), number)
+        output = array_at(at[13], (batch, queries, heads, dim), number)
+        blocks = (queries + block - 1) // block
+        share = next_share(at)
+        while share < batch * blocks:
+            first = share % blocks * block
+            _forward_queries(
+                value, levels, locations, weights, output, share // blocks, first, min(first + block, queries)
+            )
+            share = next_share(at)
 
-    others = [_pool(threads).submit(work, index) for index in range(1, threads)]
-    work(0)
-    for other in others:
-        other.result()
+    return take
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Waiting threads. After a fork the old ones are gone, so that each process has its own."""
-    key = os.getpid(), threads
-    if key not in _pools:
-        _pools[key] = ThreadPoolExecutor(threads - 1, thread_name_prefix="detrove-sampling")
-    return _pools[key]
+@cache
+def _backward_loop(dtype: torch.dtype) -> Any:
+    """Shares are a level and a group of heads of one picture."""
+    number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
+
+    @loop
+    def take(at):
+        batch, tokens, heads, dim, queries, num_levels, points, groups = (
+            at[1],
+            at[2],
+            at[3],
+            at[4],
+            at[5],
+            at[6],
+            at[7],
+            at[8],
+        )
+        levels = array_at(at[9], (num_levels, 3), numba.int64)
+        value = array_at(at[10], (batch * tokens * heads, dim), number)
+        locations = array_at(at[11], (batch, queries, heads, num_levels, points, 2), number)
+        weights = array_at(at[12], (batch, queries, heads, num_levels, points), number)
+        gradient = array_at(at[13], (batch, queries, heads, dim), number)
+        of_value = array_at(at[14], (batch * tokens * heads, dim), number)
+        of_locations = array_at(at[15], (batch, queries, heads, num_levels, points, 2), number)
+        of_weights = array_at(at[16], (batch, queries, heads, num_levels, points), number)
+        share = next_share(at)
+        while share < batch * groups * num_levels:
+            picture, group, level = share // (groups * num_levels), share // num_levels % groups, share % num_levels
+            _backward_level(
+                value,
+                levels,
+                locations,
+                weights,
+                gradient,
+                of_value,
+                of_locations,
+                of_weights,
+                picture,
+                heads * group // groups,
+                heads * (group + 1) // groups,
+                level,
+            )
+            share = next_share(at)
+
+    return take
 
 
-@_compiled
-def _forward_queries(value, shapes, starts, locations, weights, output, batch, first, last):
+@compiled
+def _forward_queries(value, levels, locations, weights, output, batch, first, last):
     """Queries first to last. `value` (B · T · M, d), `output` (B, Q, M, d), the others as in the operator."""
     heads, dim = output.shape[2], output.shape[3]
     tokens = value.shape[0] // (output.shape[0] * heads)
@@ -120,9 +170,9 @@ def _forward_queries(value, shapes, starts, locations, weights, output, batch, f
             for c in range(dim):
                 out[c] = 0
             for level in range(locations.shape[3]):
-                height, width = shapes[level, 0], shapes[level, 1]
+                height, width, start = levels[level, 0], levels[level, 1], levels[level, 2]
                 across, down = value.dtype.type(width), value.dtype.type(height)
-                origin = (batch * tokens + starts[level]) * heads + head
+                origin = (batch * tokens + start) * heads + head
                 for point in range(locations.shape[4]):
                     x = locations[batch, query, head, level, point, 0] * across - half
                     y = locations[batch, query, head, level, point, 1] * down - half
@@ -160,11 +210,10 @@ def _forward_queries(value, shapes, starts, locations, weights, output, batch, f
                                     out[c] += share * neighbour[c]
 
 
-@_compiled
+@compiled
 def _backward_level(
     value,
-    shapes,
-    starts,
+    levels,
     locations,
     weights,
     gradient,
@@ -180,12 +229,12 @@ def _backward_level(
     heads, dim = gradient.shape[2], gradient.shape[3]
     tokens = value.shape[0] // (gradient.shape[0] * heads)
     zero, half, one = value.dtype.type(0), value.dtype.type(0.5), value.dtype.type(1)
-    height, width = shapes[level, 0], shapes[level, 1]
+    height, width, start = levels[level, 0], levels[level, 1], levels[level, 2]
     across, down = value.dtype.type(width), value.dtype.type(height)
     dots = np.zeros(4, dtype=value.dtype)
     for query in range(locations.shape[1]):
         for head in range(first_head, last_head):
-            origin = (batch * tokens + starts[level]) * heads + head
+            origin = (batch * tokens + start) * heads + head
             out = gradient[batch, query, head]
             for point in range(locations.shape[4]):
                 x = locations[batch, query, head, level, point, 0] * across - half

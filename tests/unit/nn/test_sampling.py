@@ -142,7 +142,8 @@ def test_other_processes_do_not_wait_for_ever(numba_way, method, monkeypatch):
     value, locations, weights = random_parts(queries=3000, dtype=torch.float32)
     parts = (value, [size for shape in SHAPES for size in shape], locations, weights)
     expected = sampling_numba.forward(*parts)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+    # as in a data loader's worker: after a fork, torch's own operations on several threads wait for ever
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method), torch.set_num_threads, (1,)) as pool:
         given = pool.submit(sampling_numba.forward, *parts).result(timeout=60)
     assert torch.equal(given, expected)
 
