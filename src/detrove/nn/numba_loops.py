@@ -32,18 +32,16 @@ loop = numba.cfunc(types.void(types.CPointer(types.int64)), cache=True)
 """Makes a loop of a function that takes the address of its numbers."""
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile what a loop calls.
+def compiled(function: Callable[..., Any], inline: bool = False) -> Any:
+    """Compile what a loop calls; with `inline` into whatever calls it, so that its numbers may be constants there.
 
     Sums may be reordered, which lets them fill vector registers; not-a-numbers must still come through.
     """
-    fastmath = {"reassoc", "contract", "nsz", "arcp"}
-    return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath, boundscheck=False)(function)
+    options = {"error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "boundscheck": False}
+    return numba.njit(nogil=True, cache=True, forceinline=inline, **options)(function)
 
 
-@intrinsic
-def next_share(typingctx: Any, counter: Any) -> Any:  # noqa: ARG001
-    """The number of the next share that no thread has taken: adds one to the int64 at an address, atomically."""
+def _next_share(typingctx: Any, counter: Any) -> Any:  # noqa: ARG001
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
         return builder.atomic_rmw("add", arguments[0], context.get_constant(types.int64, 1), "monotonic")
@@ -51,8 +49,11 @@ def next_share(typingctx: Any, counter: Any) -> Any:  # noqa: ARG001
     return types.int64(types.CPointer(types.int64)), generate
 
 
-@intrinsic
-def _pointer(typingctx: Any, address: Any, number: Any) -> Any:  # noqa: ARG001
+next_share: Any = intrinsic(_next_share)
+"""The number of the next share that no thread has taken: adds one to the int64 at an address, atomically."""
+
+
+def _pointer_to(typingctx: Any, address: Any, number: Any) -> Any:  # noqa: ARG001
     """A number as the address of numbers of a type."""
     kind = types.CPointer(number.instance_type)
 
@@ -60,6 +61,9 @@ def _pointer(typingctx: Any, address: Any, number: Any) -> Any:  # noqa: ARG001
         return builder.inttoptr(arguments[0], context.get_value_type(kind))
 
     return kind(types.int64, number), generate
+
+
+_pointer: Any = intrinsic(_pointer_to)
 
 
 @compiled
