@@ -47,10 +47,11 @@ _reorder: Callable[..., Any] = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weig
 class FoldedConvolution(nn.Module):
     """A convolution with bias, then, where asked, the sum with a shortcut and an activation.
 
-    `in_place` lets the sum be written over the shortcut, which nothing else may read afterwards.
+    `in_place` lets the sum be written over the shortcut, which nothing else may read afterwards. `weight` is None once
+    it lies as oneDNN wants it.
     """
 
-    weight: Tensor
+    weight: Tensor | None
     bias: Tensor
 
     def __init__(self, convolution: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
@@ -58,6 +59,7 @@ class FoldedConvolution(nn.Module):
         self.register_buffer("weight", weight.detach().contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias.detach())
         assert not isinstance(convolution.padding, str)
+        self.shape = tuple(weight.shape)
         self.stride, self.padding = list(convolution.stride), list(convolution.padding)
         self.dilation, self.groups = list(convolution.dilation), convolution.groups
         self.activation: nn.Module | None = None
@@ -68,7 +70,7 @@ class FoldedConvolution(nn.Module):
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """(B, C, h, w), and a shortcut of the output's shape, to (B, C', h', w')."""
         if not onednn_computes(x) or torch.compiler.is_compiling():
-            x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            x = F.conv2d(x, self._plain_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
             x = x if shortcut is None else x + shortcut
             return x if self.activation is None else self.activation(x)
         if self._pays_by_tiles(x):
@@ -86,23 +88,28 @@ class FoldedConvolution(nn.Module):
     def _pays_by_tiles(self, x: Tensor) -> bool:
         """Whether Winograd's way is known (it needs Numba) and the faster one."""
         plain = self.stride == self.padding == self.dilation == [1, 1] and self.groups == 1
-        return plain and self.weight.shape[2:] == (3, 3) and _numba_is_installed() and _winograd().pays(self.weight, x)
+        return plain and self.shape[2:] == (3, 3) and _numba_is_installed() and _winograd().pays(self.shape, x)
 
     def _computed_by_tiles(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         if self._by_tiles is None:
-            self._by_tiles = _winograd().WinogradConvolution(self.weight, self.bias)
+            self._by_tiles = _winograd().WinogradConvolution(self._plain_weight(), self.bias)
         if shortcut is None and isinstance(self.activation, nn.ReLU):
             return self._by_tiles(x, relu=True)
         x = self._by_tiles(x)
         x = x if shortcut is None else x.add_(shortcut)
         return x if self.activation is None else self.activation(x)
 
+    def _plain_weight(self) -> Tensor:
+        weight = self.weight
+        return self._packed.to_dense() if weight is None else weight
+
     def _packed_for(self, x: Tensor) -> Tensor:
         """The weight as oneDNN wants it at the first picture's size; later sizes nearly always want the same."""
-        if self._packed is None:
+        weight = self.weight
+        if weight is not None:  # several threads may come here at once
             geometry = (self.padding, self.stride, self.dilation, self.groups)
-            plain = self.weight.contiguous().to_mkldnn()
-            self._packed = _reorder(plain, *geometry, list(x.shape))
+            self._packed = _reorder(weight.contiguous().to_mkldnn(), *geometry, list(x.shape))
+            self.weight = None
         return self._packed
 
 
@@ -144,6 +151,7 @@ def fold_trunk(body: nn.Module) -> nn.Module:
     except Exception as error:  # whatever a model's own code raises on tracing's stand-ins for tensors
         logger.warning("the trunk %s cannot be traced (%s): nothing in it is folded", type(body).__name__, error)
         return body
+    del body  # so that what is folded makes room as it is replaced
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
     for node in list(traced.graph.nodes):
         if calls[node.target] == 1:

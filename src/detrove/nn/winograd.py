@@ -40,9 +40,9 @@ _AA, _BB = 0.5, 2.0
 _ROW = POINTS * CHANNELS
 
 
-def pays(weight: Tensor, x: Tensor) -> bool:
-    """Whether a 3×3 convolution of stride 1 with this weight (C', C, 3, 3) is faster so on this map (B, C, h, w)."""
-    wide = all(n >= FEWEST_CHANNELS and n % CHANNELS == 0 for n in weight.shape[:2])
+def pays(shape: tuple[int, ...], x: Tensor) -> bool:
+    """Whether a 3×3 convolution of stride 1 and this shape (C', C, 3, 3) is faster so on this map (B, C, h, w)."""
+    wide = all(n >= FEWEST_CHANNELS and n % CHANNELS == 0 for n in shape[:2])
     return wide and x.dtype == torch.float32 and count_tiles(x) >= FEWEST_TILES
 
 
@@ -91,8 +91,11 @@ class WinogradConvolution:
 def filters_at_points(weight: Tensor) -> Tensor:
     """Filters (C', C, 3, 3) at the points, computed in float64: (36 C', C, 1, 1)."""
     rows = torch.tensor(_FILTER, dtype=torch.float64, device=weight.device)
-    values = torch.einsum("ai,bj,ocij->aboc", rows, rows, weight.detach().double())
-    return values.flatten(0, 2)[:, :, None, None].to(weight.dtype)
+    out, channels = weight.shape[:2]
+    values = weight.new_empty(POINTS, POINTS, out, channels)
+    for row, across in zip(rows, values, strict=True):  # one at a time, as all of them in float64 are large
+        across.copy_(torch.einsum("i,bj,ocij->boc", row, rows, weight.detach().double()))
+    return values.view(-1, channels, 1, 1)
 
 
 def _filter_rows() -> list[list[float]]:
