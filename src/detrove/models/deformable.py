@@ -28,6 +28,7 @@ from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone, LevelProjection
 from detrove.nn.deformable_attention import DeformableAttention
 from detrove.nn.heads import heads_of_layers
+from detrove.nn.linear import Linear
 from detrove.nn.positions import level_encodings, sine_of_coordinates
 from detrove.nn.references import cell_centres, initial_proposals, move, valid_ratios
 from detrove.nn.transformer import DecoderLayer, EncoderLayer, xavier_uniform_matrices
@@ -71,9 +72,9 @@ class ProposalStage(nn.Module):
     def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__()
         self.num_queries = num_queries
-        self.token_projection = nn.Linear(dim, dim)
+        self.token_projection = Linear(dim, dim)
         self.token_norm = nn.LayerNorm(dim)
-        self.query_projection = nn.Linear(2 * dim, 2 * dim)
+        self.query_projection = Linear(2 * dim, 2 * dim)
         self.query_norm = nn.LayerNorm(2 * dim)
 
     def forward(

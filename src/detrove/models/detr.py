@@ -18,6 +18,7 @@ from detrove.losses import Criterion, MatchCost
 from detrove.models.preset import Preset, Recipe
 from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone
+from detrove.nn.linear import Linear
 from detrove.nn.positions import sine_encoding
 from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer, xavier_uniform_matrices
 from detrove.structures import ImageBatch, Predictions, Preprocessing, Targets
@@ -73,7 +74,7 @@ class DETR(nn.Module):
         self.query_positions = nn.Parameter(torch.randn(num_queries, dim))
         self.decoder = nn.ModuleList(decoder)
         self.decoder_norm = nn.LayerNorm(dim)
-        self.class_head = nn.Linear(dim, num_classes + 1)
+        self.class_head = Linear(dim, num_classes + 1)
         self.box_head = MLP(dim, dim, 4, num_layers=3)
         self.temperature = temperature
         xavier_uniform_matrices(self.encoder)

@@ -31,6 +31,7 @@ from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone, LevelProjection
 from detrove.nn.deformable_attention import DeformableAttention
 from detrove.nn.heads import heads_of_layers, reference_box_head, sigmoid_class_head
+from detrove.nn.linear import Linear
 from detrove.nn.positions import level_encodings, sine_of_anchors
 from detrove.nn.references import cell_centres, initial_proposals, move, valid_ratios
 from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer, xavier_uniform_matrices
@@ -77,7 +78,7 @@ class QuerySelection(nn.Module):
     def __init__(self, dim: int, num_queries: int, num_classes: int) -> None:
         super().__init__()
         self.num_queries = num_queries
-        self.token_projection = nn.Linear(dim, dim)
+        self.token_projection = Linear(dim, dim)
         self.token_norm = nn.LayerNorm(dim)
         self.class_head = sigmoid_class_head(dim, num_classes)
         self.box_head = reference_box_head(dim)

@@ -26,6 +26,7 @@ from detrove.losses import Criterion, MatchCost
 from detrove.models.preset import Preset, Recipe
 from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone, Level
+from detrove.nn.linear import Linear
 from detrove.nn.positions import sine_encoding
 from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer, xavier_uniform_matrices
 from detrove.structures import ImageBatch, Predictions, Preprocessing, Targets
@@ -124,7 +125,7 @@ class StackedDETR(nn.Module):
         self.backbone = backbone
         self.stacks = nn.ModuleList(stacks)
         num_heads = 1 if share_heads else len(stacks)
-        self.class_heads = nn.ModuleList(nn.Linear(dim, num_classes + 1) for _ in range(num_heads))
+        self.class_heads = nn.ModuleList(Linear(dim, num_classes + 1) for _ in range(num_heads))
         self.box_heads = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(num_heads))
         self.content = content
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detrove.nn.eager import is_eager
 from detrove.nn.linear import Linear, linear
 from detrove.nn.recording import Parts, active_recorder, recorder_for
 
@@ -41,6 +42,18 @@ def explicit_attention(query: Tensor, key: Tensor, mask: Tensor | None) -> Tenso
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(dim=-1)
+
+
+def without_padding(padding_mask: Tensor | None) -> bool:
+    """Whether no token is padding. Asked on the CPU only: elsewhere the answer would have to be waited for."""
+    if padding_mask is None:
+        return True
+    return padding_mask.device.type == "cpu" and is_eager() and not bool(padding_mask.any())
+
+
+def seen_mask(padding_mask: Tensor | None) -> Tensor | None:
+    """(B, T) True = padding to (B, 1, 1, T) True = may be looked at; None where nothing is padded."""
+    return None if without_padding(padding_mask) else ~padding_mask[:, None, None, :]  # pyright: ignore
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -109,7 +122,7 @@ class MultiHeadAttention(nn.Module):
             k = linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
         v = linear(value, weight[2 * dim :], bias[2 * dim :])
         q, k, v = (split_heads(x, self.num_heads) for x in (q, k, v))
-        mask = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        mask = seen_mask(padding_mask)
         if attention_mask is not None:
             mask = ~attention_mask if mask is None else mask & ~attention_mask
         parts = self._parts(query, value, key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detrove.nn.attention import attend, merge_heads, parts_of_heads, split_heads
+from detrove.nn.attention import attend, merge_heads, parts_of_heads, seen_mask, split_heads
 from detrove.nn.linear import Linear
 from detrove.nn.recording import record_layer
 from detrove.nn.transformer import FeedForward
@@ -83,7 +83,7 @@ class ConditionalCrossAttention(nn.Module):
             for halves in ((query_content, query_where), (key_content, key_where))
         )
         value = split_heads(self.value(memory), self.num_heads)
-        mask = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        mask = seen_mask(padding_mask)
         parts = parts_of_heads(self.num_heads, query_content, query_where, key_content, key_where, concatenated=True)
         attended = attend(self, query, key, value, mask, self.dropout if self.training else 0.0, parts)
         return self.out_proj(merge_heads(attended))

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detrove.nn.attention import without_padding
 from detrove.nn.linear import Linear
 from detrove.nn.recording import recorder_for
 from detrove.nn.sampling import Shapes, sample_levels
@@ -60,23 +61,36 @@ class DeformableAttention(nn.Module):
         projection.
         """
         value = self.value_proj(memory)
-        if padding_mask is not None:
+        if padding_mask is not None and not without_padding(padding_mask):
             value = value.masked_fill(padding_mask[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))
-        heads_levels_points = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*heads_levels_points, 2))
+        offsets = self.sampling_offsets(query).unflatten(-1, (self.num_heads, -1))
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
-        weights = weights.unflatten(-1, heads_levels_points[1:])
-        locations = self._locations(reference_points, offsets, shapes)
+        weights = weights.unflatten(-1, (self.num_levels, self.num_points))
+        locations = sampling_locations(reference_points, offsets, shapes)
         recorder = recorder_for(self)
         if recorder is not None:
             recorder.add_sampled(self, value, locations, weights, reference_points, shapes)
         return self.output_proj(sample_levels(value, shapes, locations, weights))
 
-    def _locations(self, reference_points: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
-        reference = reference_points[:, :, None, :, None, :]  # (B, Q, 1, S, 1, 2 or 4)
-        if reference.shape[-1] == 2:
-            # number by number: a tensor of a list would turn sizes into constants in an exported graph
-            sizes = [offsets.new_full((), size) for height, width in shapes for size in (width, height)]
-            return reference + offsets / torch.stack(sizes).view(-1, 1, 2)
-        return reference[..., :2] + offsets / self.num_points * reference[..., 2:] * 0.5
+
+def sampling_locations(reference_points: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
+    """Where queries look: reference (B, Q, S, 2 or 4) and offsets (B, Q, M, S · P · 2) to (B, Q, M, S, P, 2).
+
+    An offset counts in cells of its level, or, where references have extents, in halves of them divided by P. All is
+    laid out as offsets are, which then need one pass of long rows.
+    """
+    points = offsets.shape[-1] // (2 * len(shapes))
+    if reference_points.shape[-1] == 2:
+        # number by number: a tensor of a list would turn sizes into constants in an exported graph
+        sizes = [offsets.new_full((), size) for height, width in shapes for size in (width, height)]
+        unit = torch.stack(sizes).reciprocal().view(-1, 1, 2).expand(-1, points, -1).flatten()  # (S · P · 2)
+    else:
+        unit = _for_each_point(reference_points[..., 2:] * (0.5 / points), points)
+    locations = torch.addcmul(_for_each_point(reference_points[..., :2], points), offsets, unit)
+    return locations.unflatten(-1, (len(shapes), points, 2))
+
+
+def _for_each_point(x: Tensor, points: int) -> Tensor:
+    """(B, Q, S, 2) to (B, Q, 1, S · P · 2)."""
+    return x[:, :, None, :, None, :].expand(-1, -1, -1, -1, points, -1).flatten(-3)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from detrove.nn.eager import is_eager
 from detrove.nn.folding import fold_trunk, onednn_computes
 from detrove.nn.recording import active_recorder
 
@@ -55,7 +56,5 @@ def can_be_folded(body: nn.Module, pixels: Tensor) -> bool:
         and not any(isinstance(module, _BatchNorm) and module.training for module in body.modules())
         and active_recorder() is None
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._functorch.maybe_current_level()  # pyright: ignore[reportAttributeAccessIssue]
+        and is_eager()
     )

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detrove.nn.attention import MultiHeadAttention, attend, merge_heads, split_heads
+from detrove.nn.attention import MultiHeadAttention, attend, merge_heads, seen_mask, split_heads, without_padding
 from detrove.nn.backbone import Backbone, Level, resize_mask
 from detrove.nn.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
-from detrove.nn.deformable_attention import DeformableAttention
+from detrove.nn.deformable_attention import DeformableAttention, sampling_locations
 from detrove.nn.folding import FoldedConvolution, fold_trunk, is_plain, onednn_computes
 from detrove.nn.linear import Linear
 from detrove.nn.sampling import Shapes, sample_levels
@@ -73,18 +73,6 @@ def packed(linears: list[nn.Linear], precision: torch.dtype, activation: nn.Modu
         linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias for linear in linears
     ]
     return PackedLinear(weight, torch.cat(biases), precision, activation)
-
-
-def seen_mask(padding_mask: Tensor | None) -> Tensor | None:
-    """(B, T) True = padding to (B, 1, 1, T) True = may be looked at; None where nothing is padded."""
-    return None if without_padding(padding_mask) else ~padding_mask[:, None, None, :]  # pyright: ignore
-
-
-def without_padding(padding_mask: Tensor | None) -> bool:
-    """Whether no token is padding. Asked on the CPU only: elsewhere the answer would have to be waited for."""
-    if padding_mask is None:
-        return True
-    return padding_mask.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(padding_mask.any())
 
 
 class FusedAttention(nn.Module):
@@ -196,19 +184,12 @@ class FusedDeformableAttention(nn.Module):
         value = self.value(memory)
         if padding_mask is not None and not without_padding(padding_mask):
             value = value.masked_fill_(padding_mask[..., None], 0.0)
-        heads_levels_points = (self.num_heads, self.num_levels, self.num_points)
         samples = self.num_heads * self.num_levels * self.num_points
         offsets, weights = self.of_query(query).split([2 * samples, samples], dim=-1)
-        weights = weights.unflatten(-1, (self.num_heads, -1)).softmax(dim=-1).unflatten(-1, heads_levels_points[1:])
-        locations = self._locations(reference_points, offsets.unflatten(-1, (*heads_levels_points, 2)), shapes)
+        weights = weights.unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
+        weights = weights.unflatten(-1, (self.num_levels, self.num_points))
+        locations = sampling_locations(reference_points, offsets.unflatten(-1, (self.num_heads, -1)), shapes)
         return self.out(sample_levels(value.unflatten(-1, (self.num_heads, -1)), shapes, locations, weights))
-
-    def _locations(self, reference_points: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
-        reference = reference_points[:, :, None, :, None, :]  # (B, Q, 1, S, 1, 2 or 4)
-        if reference.shape[-1] == 2:
-            cells = offsets.new_tensor([(1 / width, 1 / height) for height, width in shapes])[:, None, :]
-            return torch.addcmul(reference, offsets, cells)
-        return torch.addcmul(reference[..., :2], offsets, reference[..., 2:], value=0.5 / self.num_points)
 
 
 class FusedFeedForward(nn.Module):

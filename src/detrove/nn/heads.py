@@ -7,12 +7,13 @@ import math
 
 from torch import nn
 
+from detrove.nn.linear import Linear
 from detrove.nn.transformer import MLP
 
 
 def sigmoid_class_head(dim: int, num_classes: int) -> nn.Linear:
     """Content to one logit a class; every score starts near 0.01 (Lin et al. 2017, §4.1)."""
-    head = nn.Linear(dim, num_classes)
+    head = Linear(dim, num_classes)
     nn.init.constant_(head.bias, -math.log(99))
     return head
 

@@ -1,9 +1,10 @@
 """Large linear layers on a CPU: through oneDNN, which multiplies faster than torch's usual library.
 
-Measured on two cores of a Zen 4, the usual library's time over oneDNN's: forward 1.1 to 1.3 at 100 to 3,000 tokens and
-1.2 to 1.9 at 20,000; the gradient of the input 1.1 to 1.7 throughout, if the weight is handed over as a transposed view
-(copied, it is slower). The gradient of the weight is a product of two tall matrices, at which the usual library is
-mostly the faster one: oneDNN gains 1.2 to 1.3 only for layers that narrow, at fewer tokens than a few thousand.
+The usual library's time over oneDNN's, on two cores: forward 1.1 to 1.9 on a Zen 4 and about 2 on a Zen 5 from 10⁷
+multiplications on; the gradient of the input 1.1 to 1.7 and about 2, if the weight is handed over as a transposed view
+(copied, it is slower). The gradient of the weight is a product over all tokens. As a product of transposed matrices
+oneDNN gains 1.2 to 1.9 at it up to some thousand tokens, above all for layers that narrow; from there on it gains 1.5
+to 1.9 on a Zen 5 as the gradient of a 1×1 convolution, whose kernels are made for long sums.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-SMALLEST_PRODUCT = 5e7
+from detrove.nn.eager import is_eager
+
+SMALLEST_PRODUCT = 1e7
 """Multiplications below which what oneDNN prepares for every product is not worth its while."""
-MOST_TOKENS_OF_ITS_GRADIENT = 4096
-"""Tokens from which oneDNN no longer gains at the gradient of any weight."""
+FEWEST_TOKENS_OF_A_CONVOLUTION = {"narrowing": 4096, "other": 1024}
+"""Tokens from which the gradient of a weight is found as a convolution's."""
+FEWEST_TOKENS_OF_A_SECOND_PRODUCT = 8192
+"""Tokens from which what lies between the layers of a feed-forward is computed again in backward instead of stored: a
+third of what Deformable DETR's encoder stores, for a twentieth of a step's time."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -34,6 +40,23 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(..., D) to (..., D')."""
         return linear(input, self.weight, self.bias)
+
+
+def pays_in_feed_forward(x: Tensor, weight: Tensor) -> bool:
+    """Whether `feed_forward` is for a pass that begins with this product: a large one, of which something learns."""
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad) and _pays(x, weight)
+
+
+def feed_forward(x: Tensor, first: nn.Linear, second: nn.Linear, dropout: float) -> Tensor:
+    """`second(dropout(relu(first(x))))`, (..., D) to (..., D'), where `pays_in_feed_forward` holds.
+
+    Of what lies between, only what `second` multiplies is ever written down: ReLU is the last step of the product, what
+    is dropped is dropped in place, and the gradient becomes zero in place wherever that is. Of many tokens even that is
+    computed again in backward. Random numbers are those that `torch.nn.Dropout` draws.
+    """
+    return _FeedForward.apply(  # pyright: ignore[reportReturnType]
+        x, first.weight, first.bias, second.weight, second.bias, dropout
+    )
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -59,15 +82,64 @@ class _OneDNNLinear(torch.autograd.Function):
         )
 
 
+class _FeedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, p: float
+    ) -> Tensor:
+        hidden = F.dropout(_product(x, weight1, bias1, "relu"), p, inplace=True)
+        ctx.stored = x.numel() // x.shape[-1] < FEWEST_TOKENS_OF_A_SECOND_PRODUCT
+        stored = hidden if ctx.stored else hidden > 0 if p else None
+        ctx.save_for_backward(x, weight1, bias1, weight2, stored)
+        ctx.scale = 1 / (1 - p)
+        return _product(hidden, weight2, bias2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight1, bias1, weight2, stored = ctx.saved_tensors
+        for_x, for_weight1, for_bias1, for_weight2, for_bias2, _ = ctx.needs_input_grad
+        hidden = stored
+        if not ctx.stored:
+            hidden = _product(x, weight1, bias1, "relu")
+            if stored is not None:
+                hidden.mul_(stored).mul_(ctx.scale)
+        rows = gradient.flatten(0, -2)
+        of_weight2 = _gradient_of_weight(rows, hidden.flatten(0, -2)) if for_weight2 else None
+        of_bias2 = rows.sum(dim=0) if for_bias2 else None
+        gradient = _product(gradient, weight2.t(), None)
+        torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
+        del hidden
+        rows = gradient.mul_(ctx.scale).flatten(0, -2) if ctx.scale > 1 else gradient.flatten(0, -2)
+        return (
+            _product(gradient, weight1.t(), None) if for_x else None,
+            _gradient_of_weight(rows, x.flatten(0, -2)) if for_weight1 else None,
+            rows.sum(dim=0) if for_bias1 else None,
+            of_weight2,
+            of_bias2,
+            None,
+        )
+
+
 def _gradient_of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     """(N, D'), (N, D) to (D', D)."""
-    if gradient.shape[1] < x.shape[1] and len(x) < MOST_TOKENS_OF_ITS_GRADIENT:
+    gradient, x = (
+        gradient.contiguous(),
+        x.contiguous(),
+    )  # one row for all tokens, say, takes oneDNN a thousand times as long
+    kind = "narrowing" if gradient.shape[1] < x.shape[1] else "other"
+    if len(x) < FEWEST_TOKENS_OF_A_CONVOLUTION[kind] or torch.get_num_threads() == 1:  # oneDNN gets none of one thread
         return _product(gradient.t(), x.t(), None)
-    return gradient.t() @ x
+    shape = gradient.shape[1], x.shape[1]
+    maps = (rows[None, :, None, :].permute(0, 3, 1, 2) for rows in (gradient, x))  # (1, D, N, 1)
+    weight = x.new_empty(*shape, 1, 1)
+    return torch.ops.aten.convolution_backward(
+        *maps, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
+    )[1].view(shape)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, last_step: str = "none") -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, last_step, [], "")
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
@@ -77,9 +149,7 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.numel() * len(weight) >= SMALLEST_PRODUCT
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._functorch.maybe_current_level()  # pyright: ignore[reportAttributeAccessIssue]
+        and is_eager()
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

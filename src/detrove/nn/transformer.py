@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detrove.nn.linear import Linear
+from detrove.nn.linear import Linear, feed_forward, pays_in_feed_forward
 from detrove.nn.recording import record_layer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "prelu": nn.PReLU}
@@ -19,7 +19,7 @@ class MLP(nn.Sequential):
         dims = [dim_in, *[dim] * (num_layers - 1), dim_out]
         layers: list[nn.Module] = []
         for index in range(num_layers):
-            layers += [nn.Linear(dims[index], dims[index + 1]), nn.ReLU()]
+            layers += [Linear(dims[index], dims[index + 1]), nn.ReLU()]
         super().__init__(*layers[:-1])
 
     @property
@@ -42,7 +42,17 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
+        if self._is_plain() and pays_in_feed_forward(x, self.linear1.weight):
+            return feed_forward(x, self.linear1, self.linear2, self.dropout.p if self.training else 0.0)
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+    def _is_plain(self) -> bool:
+        """Whether the parts are still those made here, with nobody listening to any of them."""
+        parts = (self.linear1, self.activation, self.dropout, self.linear2)
+        return [type(part) for part in parts] == [Linear, nn.ReLU, nn.Dropout, Linear] and not any(
+            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+            for part in parts
+        )
 
 
 class EncoderLayer(nn.Module):

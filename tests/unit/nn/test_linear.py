@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from detrove.nn import linear as module
 from detrove.nn.linear import Linear, linear
+from detrove.nn.transformer import FeedForward
 
 FORMS = {
     "tokens": lambda: torch.randn(2, 9, 6),
@@ -30,10 +31,21 @@ def by_onednn(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("width", [5, 7])  # of layers that narrow, the weight's gradient is oneDNN's too
+@pytest.fixture(params=["product", "convolution"])
+def of_weights(request, monkeypatch):
+    """How many products a weight's gradient takes, in each of the ways to find it."""
+    fewest = 10**9 if request.param == "product" else 1
+    monkeypatch.setattr(module, "FEWEST_TOKENS_OF_A_CONVOLUTION", {"narrowing": fewest, "other": fewest})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield 1 if request.param == "product" else 0
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("width", [5, 7])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_same_outputs_and_gradients(form, bias, width, by_onednn):
+def test_the_same_outputs_and_gradients(form, bias, width, by_onednn, of_weights):
     torch.manual_seed(0)
     x, layer = FORMS[form](), torch.nn.Linear(6, width, bias=bias)
     gradient = torch.randn(width, *x.shape[:-1]).movedim(0, -1)  # not contiguous
@@ -43,7 +55,7 @@ def test_the_same_outputs_and_gradients(form, bias, width, by_onednn):
         output = function(leaves[0], leaves[1], leaves[2] if bias else None)
         output.backward(gradient)
         found.append([output.detach(), *(leaf.grad for leaf in leaves)])
-    assert len(by_onednn) == (3 if width < 6 else 2)
+    assert len(by_onednn) == 2 + of_weights
     for given, wanted in zip(*found, strict=True):
         torch.testing.assert_close(given, wanted)
 
@@ -70,3 +82,40 @@ def test_leaves_the_rest_to_torch(by_onednn):
 def test_small_products_are_left_to_torch(monkeypatch):
     monkeypatch.setattr(module, "_product", None)
     assert linear(torch.randn(8, 6), torch.randn(5, 6), None).shape == (8, 5)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_feed_forward_in_one_step(form, dropout, again, by_onednn, of_weights, monkeypatch):
+    monkeypatch.setattr(module, "FEWEST_TOKENS_OF_A_SECOND_PRODUCT", 1 if again else 10**9)
+    torch.manual_seed(0)
+    x, block = FORMS[form](), FeedForward(6, 8, dropout)
+    gradient = torch.randn(6, *x.shape[:-1]).movedim(0, -1)
+    found = []
+    for smallest in (1, 10**9):
+        monkeypatch.setattr(module, "SMALLEST_PRODUCT", smallest)
+        torch.manual_seed(1)
+        block.zero_grad()
+        leaf = x.detach().requires_grad_()
+        output = block(leaf)
+        output.backward(gradient)
+        found.append([output.detach(), leaf.grad, *(parameter.grad for parameter in block.parameters())])
+    assert len(by_onednn) == 4 + 2 * of_weights + again
+    for given, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(given, wanted)
+
+
+def test_a_feed_forward_in_one_step_computes_only_wanted_gradients(by_onednn):
+    block = FeedForward(6, 8)
+    block.linear1.requires_grad_(False)
+    block.linear2.bias.requires_grad_(False)
+    block(torch.randn(3, 6)).sum().backward()
+    assert [name for name, parameter in block.named_parameters() if parameter.grad is not None] == ["linear2.weight"]
+
+
+def test_a_feed_forward_that_somebody_listens_to_calls_its_parts(by_onednn):
+    block, heard = FeedForward(6, 8), []
+    block.activation.register_forward_hook(lambda *_: heard.append(1))
+    block(torch.randn(3, 6))
+    assert heard
