@@ -84,11 +84,11 @@ def test_small_products_are_left_to_torch(monkeypatch):
     assert linear(torch.randn(8, 6), torch.randn(5, 6), None).shape == (8, 5)
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("pieces", [1, 3])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_feed_forward_in_one_step(form, dropout, again, by_onednn, of_weights, monkeypatch):
-    monkeypatch.setattr(module, "FEWEST_TOKENS_OF_A_SECOND_PRODUCT", 1 if again else 10**9)
+def test_a_feed_forward_in_one_step(form, dropout, pieces, by_onednn, of_weights, monkeypatch):
+    monkeypatch.setattr(module, "MOST_TOKENS_OF_A_PIECE", 7 if pieces > 1 else 18)
     torch.manual_seed(0)
     x, block = FORMS[form](), FeedForward(6, 8, dropout)
     gradient = torch.randn(6, *x.shape[:-1]).movedim(0, -1)
@@ -101,7 +101,7 @@ def test_a_feed_forward_in_one_step(form, dropout, again, by_onednn, of_weights,
         output = block(leaf)
         output.backward(gradient)
         found.append([output.detach(), leaf.grad, *(parameter.grad for parameter in block.parameters())])
-    assert len(by_onednn) == 4 + 2 * of_weights + again
+    assert len(by_onednn) == pieces * (4 + 2 * of_weights + (pieces > 1))
     for given, wanted in zip(*found, strict=True):
         torch.testing.assert_close(given, wanted)
 
