@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from inference_against_hugging_face import our_model, time_pairs
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,6 +39,9 @@ class _Products(TorchDispatchMode):
         kwargs = kwargs or {}
         if func in PRODUCTS:
             self.calls.append(lambda: func(*args, **kwargs))
+        elif func.name() == "mkldnn::_linear_pointwise":
+            x, weight, bias = args[:3]
+            self.calls.append(lambda: F.linear(x, weight, bias))
         elif "scaled_dot_product" in func.name():
             query, key, value = args[:3]
             scores = torch.empty(*query.shape[:3], key.shape[2])

@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="detrove-nano")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--minutes", type=float, help="instead of epochs: the same time for every arm")
     parser.add_argument("--size", type=int)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--backbone-weights", default="none")
@@ -59,7 +60,8 @@ def _result(options: argparse.Namespace, name: str, settings: list[str], seed: i
             options.data,
             model=options.model,
             output=folder,
-            epochs=options.epochs,
+            epochs=None if options.minutes else options.epochs,
+            minutes=options.minutes,
             size=options.size,
             backbone_weights=options.backbone_weights,
             seed=seed,

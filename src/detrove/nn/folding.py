@@ -39,6 +39,9 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 }
 """Activations that oneDNN computes with a convolution: its name for each, and their numbers."""
 
+MOST_SHAPES = 500
+"""Of maps, of which a convolution remembers which layout they want."""
+
 SUMS = (operator.add, operator.iadd, torch.add)
 
 _reorder: Callable[..., Any] = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)  # pyright: ignore
@@ -64,7 +67,8 @@ class FoldedConvolution(nn.Module):
         self.dilation, self.groups = list(convolution.dilation), convolution.groups
         self.activation: nn.Module | None = None
         self.in_place = False
-        self._packed: Any = None
+        self._layouts: dict[bytes, Tensor] = {}
+        self._for_shapes: dict[tuple[int, ...], Tensor] = {}
         self._by_tiles: Any = None
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
@@ -101,16 +105,31 @@ class FoldedConvolution(nn.Module):
 
     def _plain_weight(self) -> Tensor:
         weight = self.weight
-        return self._packed.to_dense() if weight is None else weight
+        return next(iter(self._layouts.values())).to_dense() if weight is None else weight
 
     def _packed_for(self, x: Tensor) -> Tensor:
-        """The weight as oneDNN wants it at the first picture's size; later sizes nearly always want the same."""
-        weight = self.weight
-        if weight is not None:  # several threads may come here at once
+        """The weight as oneDNN wants it for maps of this shape, kept once for each of the few layouts that it has.
+
+        A weight that lies as another shape wants it is laid out anew in every call: a 1×1 convolution of 1024 to 2048
+        channels took 37 ms so instead of 3.
+        """
+        shape = tuple(x.shape)
+        packed = self._for_shapes.get(shape)
+        if packed is None:  # several threads may come here at once
             geometry = (self.padding, self.stride, self.dilation, self.groups)
-            self._packed = _reorder(weight.contiguous().to_mkldnn(), *geometry, list(x.shape))
+            packed = _reorder(self._plain_weight().contiguous().to_mkldnn(), *geometry, list(shape))
+            packed = self._layouts.setdefault(_layout_of(packed), packed)
+            if len(self._for_shapes) >= MOST_SHAPES:
+                self._for_shapes = {}
+            self._for_shapes[shape] = packed
             self.weight = None
-        return self._packed
+        return packed
+
+
+def _layout_of(packed: Tensor) -> bytes:
+    """How oneDNN has laid a weight out; of a torch that does not say it all are taken for the same."""
+    describe = getattr(torch.ops.mkldnn, "_get_mkldnn_serialized_md", None)
+    return b"" if describe is None else describe(packed).numpy().tobytes()
 
 
 @cache

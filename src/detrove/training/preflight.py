@@ -19,6 +19,7 @@ from detrove.data.doctor.telling import in_short, place_in
 from detrove.errors import InputError
 from detrove.losses import Criterion
 from detrove.models.preset import count_queries
+from detrove.training.advice import length_here
 from detrove.training.config import TrainingConfig
 from detrove.training.fitting import parts_that_fit
 from detrove.training.label_signal import label_signal
@@ -129,7 +130,8 @@ def refuse_unlearnable(
     if rehearsal is None:
         return []
     if rehearsal.learned:
-        return [f"preflight: {rehearsal.describe()}: go"]
+        picture_seconds = rehearsal.step_seconds / rehearsal.num_pictures
+        return [f"preflight: {rehearsal.describe()}: go", length_here(config, len(training), picture_seconds)]
     rate = config.recipe.learning_rate
     raise InputError(
         f"preflight: not learned: {rehearsal.describe()}: lower the rate (--set learning_rate={rate / 10:g}, now "

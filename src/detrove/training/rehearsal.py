@@ -8,8 +8,10 @@ are learned by heart as well as right ones.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +45,7 @@ FOUND = 0.5
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a copy of the detector learned of `num_pictures` pictures in `steps` steps.
+    """What a copy of the detector learned of `num_pictures` pictures in `steps` steps, `step_seconds` each.
 
     `before` and `after` are the losses in evaluation mode; `found` of the `num_objects` objects have a box of IoU 0.5
     from the query that answers for them. An `after` of nan: the numbers were lost.
@@ -52,6 +54,7 @@ class Rehearsal:
     num_pictures: int
     steps: int
     seconds: float
+    step_seconds: float
     before: float
     after: float
     found: int
@@ -109,7 +112,7 @@ def rehearse(
         copied = copy.deepcopy(model).to(device)
         try:
             before, _ = _examine(copied, criterion, images, targets)
-            done = _learn(copied, criterion, config, images, targets, steps, started + seconds)
+            done, step_seconds = _learn(copied, criterion, config, images, targets, steps, started + seconds)
             after, found = _examine(copied, criterion, images, targets)
         except torch.OutOfMemoryError:
             height, width = images.pixels.shape[2:]
@@ -120,7 +123,8 @@ def rehearse(
     if done < FEWEST_STEPS and math.isfinite(after):
         return None
     num_objects = sum(len(target) for target in targets)
-    return Rehearsal(len(chosen), done, time.monotonic() - started, before, after, found, num_objects)
+    seconds = time.monotonic() - started
+    return Rehearsal(len(chosen), done, seconds, step_seconds, before, after, found, num_objects)
 
 
 def _learn(
@@ -131,25 +135,41 @@ def _learn(
     targets: list[Targets],
     steps: int,
     deadline: float,
-) -> int:
-    """Train in place until the steps or the time are used up, or the numbers lost; the steps taken."""
+) -> tuple[int, float]:
+    """Train in place until the steps or the time are used up, or the numbers lost: the steps, and the median's time."""
     optimizer = build_optimizer(model, config.recipe)
     model.train()
-    for step in range(steps):
-        if time.monotonic() > deadline:
-            return step
-        set_rates(optimizer, min(1.0, (step + 1) / RISE))
-        try:
-            loss = criterion.total(criterion(model(images, targets), targets))
-        except NotFiniteError:
-            return step
-        if not loss.isfinite():
-            return step
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.recipe.clip_norm)
-        optimizer.step()
-    return steps
+    ends = [time.monotonic()]
+    while len(ends) <= steps and ends[-1] <= deadline:
+        if not _step(model, criterion, config, optimizer, images, targets, min(1.0, len(ends) / RISE)):
+            break
+        ends.append(time.monotonic())
+    taken = [end - begin for begin, end in itertools.pairwise(ends)]
+    return len(taken), statistics.median(taken) if taken else 0.0
+
+
+def _step(
+    model: nn.Module,
+    criterion: Criterion,
+    config: TrainingConfig,
+    optimizer: torch.optim.Optimizer,
+    images: ImageBatch,
+    targets: list[Targets],
+    factor: float,
+) -> bool:
+    """One step at so much of the recipe's rates; False, and nothing changed, where the numbers are lost."""
+    set_rates(optimizer, factor)
+    try:
+        loss = criterion.total(criterion(model(images, targets), targets))
+    except NotFiniteError:
+        return False
+    if not loss.isfinite():
+        return False
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), config.recipe.clip_norm)
+    optimizer.step()
+    return True
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_convert, generalized_box_iou
 
 from detrove.errors import InputError
+from detrove.losses import matcher
 from detrove.losses.matcher import MatchCost, cost_matrix, match, match_several
 from detrove.structures import Targets
 
@@ -98,6 +99,14 @@ def test_half_precision_is_matched_in_single(scene):
     matrix = cost_matrix(logits.bfloat16(), boxes.bfloat16(), targets, SIGMOID)
     assert matrix.dtype == torch.float32
     torch.testing.assert_close(matrix, cost_matrix(logits, boxes, targets, SIGMOID), rtol=0.1, atol=0.1)
+
+
+def test_threads_assign_the_same(scene, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    alone = match(*scene, SIGMOID)
+    monkeypatch.setattr(matcher, "FEWEST_COSTS_FOR_THREADS", 0)
+    for found, wanted in zip(vars(match(*scene, SIGMOID)).values(), vars(alone).values(), strict=True):
+        assert torch.equal(found, wanted)
 
 
 def test_no_objects_at_all():

@@ -10,6 +10,7 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
+from detrove.nn import folding
 from detrove.nn.folding import NORMS, FoldedConvolution, fold_trunk, folded_weights
 from detrove.nn.frozen_norm import NormedConv2d, compute_norms_in_convolutions
 
@@ -80,6 +81,24 @@ def test_a_second_picture_of_another_size() -> None:
     for pixels in (PICTURES, torch.flip(PICTURES, [0])[:1, :, :70], PICTURES):
         for given, wanted in zip(folded(pixels), body(pixels), strict=True):
             assert relative_difference(given, wanted) < 2e-5
+
+
+@torch.inference_mode()
+def test_a_weight_lies_as_each_size_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "MOST_SHAPES", 2)
+    convolution = nn.Conv2d(512, 2048, 1, bias=False)
+    folded = FoldedConvolution(convolution, convolution.weight, torch.zeros(2048))
+    sizes = [(15, 20), (30, 40), (3, 4), (15, 20)]
+    if not folding.onednn_computes(torch.zeros(1)):
+        pytest.skip("this torch has no oneDNN")
+    for size in sizes:
+        x = torch.randn(1, 512, *size).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(folded(x), convolution(x), rtol=1e-5, atol=1e-5)
+        wanted = folding._reorder(convolution.weight.contiguous().to_mkldnn(), [0, 0], [1, 1], [1, 1], 1, list(x.shape))
+        assert folding._layout_of(folded._packed_for(x)) == folding._layout_of(wanted)
+    assert 1 <= len(folded._layouts) <= 3
+    assert len(folded._for_shapes) <= 2
+    assert folded.weight is None
 
 
 def test_folding_leaves_the_trunk_alone() -> None:

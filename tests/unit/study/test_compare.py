@@ -135,8 +135,9 @@ sys.exit(130)
 
 def test_ctrl_c_reaches_an_arm_as_the_end_of_its_input(tmp_path: Path) -> None:
     program = f"""
-        import sys
+        import signal, sys
         from detrove.study.arms import run_process
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
         try:
             run_process([sys.executable, "-c", {CHILD!r}, {str(tmp_path / "mark")!r}])
         except KeyboardInterrupt:

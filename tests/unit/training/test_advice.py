@@ -20,6 +20,7 @@ from detrove.training.advice import (
     advised,
     facts_of,
     larger_detector,
+    length_here,
     taken,
 )
 from detrove.training.config import TrainingConfig
@@ -137,3 +138,19 @@ def test_what_was_resolved_before_there_was_advice_stays(tmp_path: Path) -> None
 def _written(path: Path, values: object) -> Path:
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
+
+
+def test_what_a_length_comes_to_on_this_machine() -> None:
+    assert length_here(config_of(minutes=10.0), 205, 0.082) == (
+        "about 0.08 s a picture here: 10 minutes show 7,300 pictures, each 36 times"
+    )
+    assert length_here(config_of(epochs=58), 205, 0.004) == (
+        "about 250 pictures/s here: 58 epochs are some 0.79 minutes, validations apart"
+    )
+
+
+def test_too_few_views_are_told_with_the_minutes_that_would_do() -> None:
+    told = length_here(config_of(minutes=2.0), 205, 0.1)
+    assert told.endswith("each 5.9 times; fewer than 1,800 teach little: give it 3 minutes, or a smaller --size")
+    published = length_here(config_of("detr-nano", minutes=2.0), 205, 0.1)
+    assert published.endswith("each 5.9 times")
