@@ -17,12 +17,17 @@ from torch import Tensor, nn
 
 from detrove.nn.attention import MultiHeadAttention, attend, merge_heads, seen_mask, split_heads, without_padding
 from detrove.nn.backbone import Backbone, Level, resize_mask
-from detrove.nn.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
+from detrove.nn.conditional_attention import (
+    ConditionalCrossAttention,
+    ConditionalDecoderLayer,
+    ConditionalSelfAttention,
+)
 from detrove.nn.deformable_attention import DeformableAttention, sampling_locations
+from detrove.nn.eager import is_eager
 from detrove.nn.folding import FoldedConvolution, fold_trunk, is_plain, onednn_computes
 from detrove.nn.linear import Linear
 from detrove.nn.sampling import Shapes, sample_levels
-from detrove.nn.transformer import MLP, EncoderLayer, FeedForward
+from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer, FeedForward
 from detrove.structures import ImageBatch
 
 
@@ -75,6 +80,40 @@ def packed(linears: list[nn.Linear], precision: torch.dtype, activation: nn.Modu
     return PackedLinear(weight, torch.cat(biases), precision, activation)
 
 
+class Remembered(nn.Module):
+    """A block whose inputs may not depend on the picture, with its last answer: to the same inputs it is given again.
+
+    On a CPU alone, where numbers can be compared without waiting. A block that is asked something new so many times in
+    a row is no such block, and computes from then on. Nobody may write over the answer.
+    """
+
+    most_misses = 4
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        self._last: tuple[tuple[Tensor, ...], Tensor] | None = None
+        self._misses = 0
+
+    def forward(self, *inputs: Tensor, **context: Any) -> Tensor:
+        """As the block's."""
+        plain = inputs[0].device.type == "cpu" and is_eager() and all(value is None for value in context.values())
+        if not plain or self._misses >= self.most_misses:
+            return self.block(*inputs, **context)
+        last = self._last  # several threads may come here at once
+        if last is not None and all(map(_same, last[0], inputs)):
+            self._misses = 0
+            return last[1]
+        answer = self.block(*inputs, **context)
+        self._misses += 1
+        self._last = (inputs, answer) if self._misses < self.most_misses else None
+        return answer
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
 class FusedAttention(nn.Module):
     """For `MultiHeadAttention`."""
 
@@ -113,7 +152,7 @@ class FusedConditionalSelfAttention(nn.Module):
         super().__init__()
         self.num_heads = source.num_heads
         self.of_content = packed([source.query_content, source.key_content, source.value], precision)
-        self.of_position = packed([source.query_position, source.key_position], precision)
+        self.of_position = Remembered(packed([source.query_position, source.key_position], precision))
         self.out = packed([source.out_proj], precision)
 
     def forward(self, content: Tensor, position: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -249,6 +288,13 @@ def _fused_encoder_layer(source: EncoderLayer, precision: torch.dtype) -> nn.Mod
     return source
 
 
+def _fused_decoder_layer(source: DecoderLayer | ConditionalDecoderLayer, precision: torch.dtype) -> nn.Module:
+    """Queries that begin the same for every picture attend to each other the same in the first layer."""
+    _swap_children(source, precision)
+    source.self_attention = Remembered(source.self_attention)
+    return source
+
+
 def _fused_linear(source: nn.Linear, precision: torch.dtype) -> nn.Module:
     return packed([source], precision)
 
@@ -264,6 +310,8 @@ def _fused_convolution(source: nn.Conv2d, precision: torch.dtype) -> nn.Module: 
 SWAPS: dict[type[nn.Module], Callable[[Any, torch.dtype], nn.Module]] = {
     Backbone: FusedBackbone,
     EncoderLayer: _fused_encoder_layer,
+    DecoderLayer: _fused_decoder_layer,
+    ConditionalDecoderLayer: _fused_decoder_layer,
     MultiHeadAttention: FusedAttention,
     ConditionalSelfAttention: FusedConditionalSelfAttention,
     ConditionalCrossAttention: FusedConditionalCrossAttention,

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from detrove.nn.attention import MultiHeadAttention
-from detrove.nn.conditional_attention import ConditionalCrossAttention, ConditionalSelfAttention
+from detrove.nn.conditional_attention import (
+    ConditionalCrossAttention,
+    ConditionalDecoderLayer,
+    ConditionalSelfAttention,
+)
 from detrove.nn.deformable_attention import DeformableAttention
-from detrove.nn.fused import SWAPS, FusedEncoderLayer, PackedLinear, fuse
+from detrove.nn.fused import SWAPS, FusedEncoderLayer, PackedLinear, Remembered, fuse
 from detrove.nn.linear import Linear
-from detrove.nn.transformer import MLP, EncoderLayer, FeedForward
+from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer, FeedForward
 
 DIM, HEADS, BATCH, QUERIES, TOKENS = 16, 4, 2, 5, 12
 SHAPES = [(2, 4), (2, 2)]
@@ -142,6 +148,8 @@ def test_every_swapped_block_is_tested_here() -> None:
     assert {kind.__name__ for kind in SWAPS} == {
         "Backbone",
         "EncoderLayer",
+        "DecoderLayer",
+        "ConditionalDecoderLayer",
         "MultiHeadAttention",
         "ConditionalSelfAttention",
         "ConditionalCrossAttention",
@@ -151,3 +159,55 @@ def test_every_swapped_block_is_tested_here() -> None:
         "Conv2d",
         "Linear",
     }
+
+
+class Counted(nn.Module):
+    """Twice the sum of what comes in, and how often it was asked."""
+
+    calls = 0
+
+    def forward(self, *inputs: torch.Tensor, hidden: torch.Tensor | None = None) -> torch.Tensor:
+        self.calls += 1
+        return sum(inputs, start=torch.zeros(())) * 2 + (0 if hidden is None else hidden)
+
+
+def test_what_does_not_change_is_computed_once() -> None:
+    block = Counted()
+    remembered, (one, other) = Remembered(block), tensors((3, 4), (3, 4))
+    for _ in range(3):
+        torch.testing.assert_close(remembered(one, other), 2 * (one + other))
+    assert block.calls == 1
+    for given in ((other, other), (one[:2], other[:2]), (one.float(), other.float())):
+        torch.testing.assert_close(remembered(*given), 2 * (given[0] + given[1]))
+        assert remembered(*given).dtype == given[0].dtype
+    assert block.calls == 4
+    torch.testing.assert_close(remembered(one, other, hidden=one), 3 * one + 2 * other)
+    assert block.calls == 5
+
+
+def test_what_always_changes_is_no_longer_compared() -> None:
+    block = Counted()
+    remembered = Remembered(block)
+    for number in range(6):
+        assert remembered(torch.tensor(float(number))) == 2 * number
+    remembered(torch.tensor(5.0))
+    assert (block.calls, remembered._last) == (7, None)
+
+
+@torch.no_grad()
+def test_the_first_self_attention_of_a_decoder_is_computed_once() -> None:
+    dense = DecoderLayer(MultiHeadAttention(DIM, HEADS), MultiHeadAttention(DIM, HEADS), DIM, 8)
+    conditional = ConditionalDecoderLayer(
+        ConditionalSelfAttention(DIM, HEADS), ConditionalCrossAttention(DIM, HEADS, first=True), DIM, 8
+    )
+    position, *memories = tensors((1, QUERIES, DIM), (1, TOKENS, DIM), (1, TOKENS, DIM))
+    content, calls = torch.zeros_like(position), []
+    for layer, sine in ((dense, ()), (conditional, (2 * position,))):
+        layer = disturbed(layer.double())
+        fused = stand_in(copy.deepcopy(layer), torch.float64)
+        fused.get_submodule("self_attention.block").register_forward_hook(lambda *_: calls.append(1))
+        for memory in memories:
+            where = {"key" if layer is dense else "memory_position": memory.flip(1)}
+            given, wanted = (each(content, position, *sine, memory, **where) for each in (fused, layer))
+            torch.testing.assert_close(given, wanted)
+    assert len(calls) == 2
