@@ -77,17 +77,17 @@ def test_crowds_get_queries() -> None:
 
 
 def test_small_objects_get_pixels_as_far_as_the_pictures_have_them() -> None:
-    small = dataclasses.replace(CELLS, small_side=18)
+    small = dataclasses.replace(CELLS, small_side=29)
     size = keys(small, config_of())["preprocessing.longer"]
-    assert size == 448
-    assert 18 * 448 / 640 >= FEWEST_PIXELS > 18 * 384 / 640
+    assert size == 512
+    assert 29 * 512 / 640 >= FEWEST_PIXELS > 29 * 448 / 640
     assert keys(dataclasses.replace(small, small_side=4), config_of())["preprocessing.longer"] == 640
     assert keys(dataclasses.replace(small, longer=300), config_of())["preprocessing.longer"] == 320
     assert keys(CELLS, config_of())["preprocessing.longer"] == 320
 
 
 def test_what_the_user_decides_stays() -> None:
-    small_and_many = dataclasses.replace(CELLS, small_side=18, most_boxes=83)
+    small_and_many = dataclasses.replace(CELLS, small_side=29, most_boxes=83)
     decided = config_of(size=320, epochs=7, **{"model.num_queries": 100, "batch_size": 2})
     assert keys(small_and_many, decided) == {"model.num_detections": 170}
     assert decided.epochs == 7
@@ -114,10 +114,10 @@ def test_nothing_is_said_of_pictures_without_boxes() -> None:
 
 def test_advice_is_taken_noted_and_given_again() -> None:
     config = config_of()
-    advice = advise(dataclasses.replace(CELLS, most_boxes=83, small_side=18), config)
+    advice = advise(dataclasses.replace(CELLS, most_boxes=83, small_side=29), config)
     fitted = advised(config, advice)
     assert fitted.model_config["num_queries"] == 170
-    assert fitted.preprocessing.longer == 448
+    assert fitted.preprocessing.longer == 512
     assert fitted.epochs == round(PICTURES_SHOWN / 205)
     assert not fitted.advise
     assert taken(config, fitted.advice) == fitted
@@ -150,7 +150,9 @@ def test_what_a_length_comes_to_on_this_machine() -> None:
 
 
 def test_too_few_views_are_told_with_the_minutes_that_would_do() -> None:
-    told = length_here(config_of(minutes=2.0), 205, 0.1)
-    assert told.endswith("each 5.9 times; fewer than 1,800 teach little: give it 3 minutes, or a smaller --size")
-    published = length_here(config_of("detr-nano", minutes=2.0), 205, 0.1)
-    assert published.endswith("each 5.9 times")
+    told = length_here(config_of(minutes=1.0), 205, 0.1)
+    assert told.endswith("each 2.9 times; fewer than 1,000 teach little: give it 1.7 minutes")
+    larger = length_here(config_of("detrove-medium", minutes=1.0), 205, 0.1)
+    assert larger.endswith("give it 1.7 minutes, or --model detrove-nano")
+    published = length_here(config_of("detr-nano", minutes=1.0), 205, 0.1)
+    assert published.endswith("each 2.9 times")
