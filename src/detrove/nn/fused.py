@@ -8,6 +8,7 @@ norms, softmax and coordinates stay in the type of what comes in.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -152,7 +153,7 @@ class FusedConditionalSelfAttention(nn.Module):
         super().__init__()
         self.num_heads = source.num_heads
         self.of_content = packed([source.query_content, source.key_content, source.value], precision)
-        self.of_position = Remembered(packed([source.query_position, source.key_position], precision))
+        self.of_position = packed([source.query_position, source.key_position], precision)
         self.out = packed([source.out_proj], precision)
 
     def forward(self, content: Tensor, position: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -288,13 +289,6 @@ def _fused_encoder_layer(source: EncoderLayer, precision: torch.dtype) -> nn.Mod
     return source
 
 
-def _fused_decoder_layer(source: DecoderLayer | ConditionalDecoderLayer, precision: torch.dtype) -> nn.Module:
-    """Queries that begin the same for every picture attend to each other the same in the first layer."""
-    _swap_children(source, precision)
-    source.self_attention = Remembered(source.self_attention)
-    return source
-
-
 def _fused_linear(source: nn.Linear, precision: torch.dtype) -> nn.Module:
     return packed([source], precision)
 
@@ -310,8 +304,6 @@ def _fused_convolution(source: nn.Conv2d, precision: torch.dtype) -> nn.Module: 
 SWAPS: dict[type[nn.Module], Callable[[Any, torch.dtype], nn.Module]] = {
     Backbone: FusedBackbone,
     EncoderLayer: _fused_encoder_layer,
-    DecoderLayer: _fused_decoder_layer,
-    ConditionalDecoderLayer: _fused_decoder_layer,
     MultiHeadAttention: FusedAttention,
     ConditionalSelfAttention: FusedConditionalSelfAttention,
     ConditionalCrossAttention: FusedConditionalCrossAttention,
@@ -327,8 +319,16 @@ SWAPS: dict[type[nn.Module], Callable[[Any, torch.dtype], nn.Module]] = {
 
 @torch.no_grad()
 def fuse(model: nn.Module, precision: torch.dtype) -> nn.Module:
-    """Swap the blocks of a model in evaluation mode, in place; blocks that `SWAPS` does not know stay."""
+    """Swap the blocks of a model in evaluation mode, in place; blocks that `SWAPS` does not know stay.
+
+    The first decoder layer's self-attention is remembered: queries that begin the same for every picture attend to
+    each other the same. No later one is, though it would gain where the same picture comes again: that would only
+    deceive those who measure.
+    """
     _swap_children(model, precision)
+    layers = (module for module in model.modules() if isinstance(module, (DecoderLayer, ConditionalDecoderLayer)))
+    for first in itertools.islice(layers, 1):
+        first.self_attention = Remembered(first.self_attention)
     return model
 
 

@@ -148,8 +148,6 @@ def test_every_swapped_block_is_tested_here() -> None:
     assert {kind.__name__ for kind in SWAPS} == {
         "Backbone",
         "EncoderLayer",
-        "DecoderLayer",
-        "ConditionalDecoderLayer",
         "MultiHeadAttention",
         "ConditionalSelfAttention",
         "ConditionalCrossAttention",
