@@ -142,21 +142,21 @@ def larger_detector(config: TrainingConfig, gpu_memory: float | None) -> list[st
 def length_here(config: TrainingConfig, num_pictures: int, picture_seconds: float) -> str:
     """What the training's length comes to on this machine, where a picture takes so long, in one line.
 
-    The time is that of steps alone: decoding goes on beside them, validations come on top.
+    The time is that of steps alone: decoding shares the cores with them, validations come on top.
     """
     each = f"{picture_seconds:.2f} s a picture" if picture_seconds >= 0.01 else f"{1 / picture_seconds:,.0f} pictures/s"
     if config.minutes is None:
         assert config.epochs is not None
         minutes = config.epochs * num_pictures * picture_seconds / 60
-        return f"about {each} here: {config.epochs} epochs are some {_two_digits(minutes)} minutes, validations apart"
+        return f"about {each} here: {config.epochs} epochs are at least {_two_digits(minutes)} min, validations apart"
     views = 60 * config.minutes / picture_seconds
-    told = f"about {each} here: {config.minutes:g} minutes show {_two_digits(views)} pictures, "
+    told = f"about {each} here: {config.minutes:g} min show at most {_two_digits(views)} pictures, "
     told += f"each {_two_digits(views / num_pictures)} times"
     if views >= FEWEST_VIEWS or not catalogue.preset(config.model).advised:
         return told
     smaller = "" if config.model == DEFAULT_MODEL else f", or --model {DEFAULT_MODEL}"
     minutes = _two_digits(config.minutes * FEWEST_VIEWS / views)
-    return f"{told}; fewer than {FEWEST_VIEWS:,} teach little: give it {minutes} minutes{smaller}"
+    return f"{told}; fewer than {FEWEST_VIEWS:,} teach little: give it {minutes} min{smaller}"
 
 
 def _two_digits(number: float) -> str:

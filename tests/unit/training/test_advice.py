@@ -142,17 +142,17 @@ def _written(path: Path, values: object) -> Path:
 
 def test_what_a_length_comes_to_on_this_machine() -> None:
     assert length_here(config_of(minutes=10.0), 205, 0.082) == (
-        "about 0.08 s a picture here: 10 minutes show 7,300 pictures, each 36 times"
+        "about 0.08 s a picture here: 10 min show at most 7,300 pictures, each 36 times"
     )
     assert length_here(config_of(epochs=58), 205, 0.004) == (
-        "about 250 pictures/s here: 58 epochs are some 0.79 minutes, validations apart"
+        "about 250 pictures/s here: 58 epochs are at least 0.79 min, validations apart"
     )
 
 
 def test_too_few_views_are_told_with_the_minutes_that_would_do() -> None:
     told = length_here(config_of(minutes=1.0), 205, 0.1)
-    assert told.endswith("each 2.9 times; fewer than 1,000 teach little: give it 1.7 minutes")
+    assert told.endswith("each 2.9 times; fewer than 1,000 teach little: give it 1.7 min")
     larger = length_here(config_of("detrove-medium", minutes=1.0), 205, 0.1)
-    assert larger.endswith("give it 1.7 minutes, or --model detrove-nano")
+    assert larger.endswith("give it 1.7 min, or --model detrove-nano")
     published = length_here(config_of("detr-nano", minutes=1.0), 205, 0.1)
     assert published.endswith("each 2.9 times")
