@@ -161,7 +161,8 @@ def length_here(config: TrainingConfig, num_pictures: int, picture_seconds: floa
 
 def _two_digits(number: float) -> str:
     """Rounded as an estimate is told."""
-    return f"{float(f'{number:.2g}'):,g}"
+    rounded = float(f"{number:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
 def _laid_over(config: TrainingConfig, advice: Mapping[str, Any]) -> TrainingConfig:

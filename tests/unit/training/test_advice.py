@@ -147,6 +147,9 @@ def test_what_a_length_comes_to_on_this_machine() -> None:
     assert length_here(config_of(epochs=58), 205, 0.004) == (
         "about 250 pictures/s here: 58 epochs are at least 0.79 min, validations apart"
     )
+    assert length_here(config_of(minutes=600.0), 205, 0.01).endswith(
+        "show at most 3,600,000 pictures, each 18,000 times"
+    )
 
 
 def test_too_few_views_are_told_with_the_minutes_that_would_do() -> None:
