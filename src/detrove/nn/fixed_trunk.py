@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detrove.nn.eager import is_eager
-from detrove.nn.folding import fold_trunk, onednn_computes
+from detrove.nn.eager import onednn_computes_in_float32
+from detrove.nn.folding import fold_trunk
 from detrove.nn.recording import active_recorder
 
 
@@ -49,12 +49,9 @@ def can_be_folded(body: nn.Module, pixels: Tensor) -> bool:
     On the CPU in float32 alone, where folding gains; what compilers and exporters see stays torch's.
     """
     return (
-        onednn_computes(pixels)
-        and pixels.dtype == torch.float32
+        onednn_computes_in_float32(pixels)
         and not pixels.requires_grad
         and not any(tensor.requires_grad or tensor.is_inference() for tensor in body.parameters())
         and not any(isinstance(module, _BatchNorm) and module.training for module in body.modules())
         and active_recorder() is None
-        and not torch.is_autocast_enabled("cpu")
-        and is_eager()
     )

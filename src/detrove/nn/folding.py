@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torchvision.ops import FrozenBatchNorm2d
 
+from detrove.nn.eager import onednn_computes
 from detrove.nn.frozen_norm import compute_norms_apart
 
 logger = logging.getLogger(__name__)
@@ -143,17 +144,6 @@ def _winograd() -> Any:
     from detrove.nn import winograd
 
     return winograd
-
-
-def onednn_computes(x: Tensor) -> bool:
-    """Whether torch's oneDNN operators with a last step take this tensor."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise_")
-    )
 
 
 def fold_trunk(body: nn.Module) -> nn.Module:

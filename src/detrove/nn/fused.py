@@ -24,8 +24,8 @@ from detrove.nn.conditional_attention import (
     ConditionalSelfAttention,
 )
 from detrove.nn.deformable_attention import DeformableAttention, sampling_locations
-from detrove.nn.eager import is_eager
-from detrove.nn.folding import FoldedConvolution, fold_trunk, is_plain, onednn_computes
+from detrove.nn.eager import is_eager, onednn_computes
+from detrove.nn.folding import FoldedConvolution, fold_trunk, is_plain
 from detrove.nn.linear import Linear
 from detrove.nn.sampling import Shapes, sample_levels
 from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer, FeedForward

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from detrove.nn.eager import is_eager
+from detrove.nn.eager import onednn_computes_in_float32
 
 SMALLEST_PRODUCT = 1e7
 """Multiplications below which what oneDNN prepares for every product is not worth its while."""
@@ -139,10 +139,8 @@ def _pieces(rows: Tensor | None) -> Iterable[Any]:
 
 def _gradient_of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     """(N, D'), (N, D) to (D', D)."""
-    gradient, x = (
-        gradient.contiguous(),
-        x.contiguous(),
-    )  # one row for all tokens, say, takes oneDNN a thousand times as long
+    # one row for all tokens, an expanded tensor's, takes oneDNN a thousand times as long
+    gradient, x = gradient.contiguous(), x.contiguous()
     kind = "narrowing" if gradient.shape[1] < x.shape[1] else "other"
     if len(x) < FEWEST_TOKENS_OF_A_CONVOLUTION[kind] or torch.get_num_threads() == 1:  # oneDNN gets none of one thread
         return _product(gradient.t(), x.t(), None)
@@ -161,12 +159,5 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, last_step: str = "n
 def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the layer is one that oneDNN takes and is faster at. What compilers and exporters see stays torch's."""
     return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel() * len(weight) >= SMALLEST_PRODUCT
-        and not torch.is_autocast_enabled("cpu")
-        and is_eager()
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        x.numel() * len(weight) >= SMALLEST_PRODUCT and weight.dtype == torch.float32 and onednn_computes_in_float32(x)
     )

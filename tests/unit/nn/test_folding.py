@@ -11,6 +11,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 from detrove.nn import folding
+from detrove.nn.eager import onednn_computes
 from detrove.nn.folding import NORMS, FoldedConvolution, fold_trunk, folded_weights
 from detrove.nn.frozen_norm import NormedConv2d, compute_norms_in_convolutions
 
@@ -89,7 +90,7 @@ def test_a_weight_lies_as_each_size_wants_it(monkeypatch: pytest.MonkeyPatch) ->
     convolution = nn.Conv2d(512, 2048, 1, bias=False)
     folded = FoldedConvolution(convolution, convolution.weight, torch.zeros(2048))
     sizes = [(15, 20), (30, 40), (3, 4), (15, 20)]
-    if not folding.onednn_computes(torch.zeros(1)):
+    if not onednn_computes(torch.zeros(1)):
         pytest.skip("this torch has no oneDNN")
     for size in sizes:
         x = torch.randn(1, 512, *size).contiguous(memory_format=torch.channels_last)

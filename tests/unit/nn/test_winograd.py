@@ -12,7 +12,8 @@ from torch import Tensor, nn
 pytest.importorskip("numba")
 
 from detrove.nn import folding, winograd
-from detrove.nn.folding import FoldedConvolution, onednn_computes
+from detrove.nn.eager import onednn_computes
+from detrove.nn.folding import FoldedConvolution
 from detrove.nn.winograd import WinogradConvolution, filters_at_points
 
 pytestmark = pytest.mark.skipif(not onednn_computes(torch.zeros(1)), reason="this torch has no oneDNN")
