@@ -2,9 +2,10 @@
 
 The trunk's convolutions, and those that make or mix levels, cannot be told what is padding: next to the border they see
 zeros of the batch where a lone picture ends, and after a norm with a bias those are no longer zeros. So the outermost
-cells differ a little between a picture alone and in a padded batch, in every DETR. Group norms count padding too.
-What comes after (masks, positions, valid ratios, references, attention) is held to be exact: the levels are given
-here, with noise in the padding.
+cells differ a little between a picture alone and in a padded batch, in every DETR. Group norms count padding too, in
+all but ours, whose pyramid of convolutions is held to be exact as well (`nn/padding.py`). What comes after (masks,
+positions, valid ratios, references, attention) is held to be exact: the levels are given here, with noise in the
+padding.
 
 Two detectors answer differently beside padding, officially and therefore here: DAB-Deformable-DETR and DINO compute a
 query's position from its anchor **in the padded picture**. There, that one embedding is taken away and all else held.
@@ -72,8 +73,6 @@ def with_given_levels(model, pictures):
     else:
         stride = 16 if model.config.dilation else 32
         model.backbone = GivenLevels([512], [stride], pictures)
-    if hasattr(model, "pyramid"):
-        model.pyramid = Unchanged()
     if getattr(model, "proposals", None) is not None:
         keep_padding_unchosen(model.proposals, model.class_heads[-1].weight[:1])
     if isinstance(model, DINO):

@@ -29,8 +29,9 @@ from detrove.nn.attention import MultiHeadAttention
 from detrove.nn.backbone import Backbone, Level, LevelProjection
 from detrove.nn.deformable_attention import DeformableAttention
 from detrove.nn.heads import reference_box_head, sigmoid_class_head
+from detrove.nn.padding import group_norm_in_picture, halve, zero_in_padding
 from detrove.nn.positions import sine_encoding, sine_of_coordinates
-from detrove.nn.references import initial_proposals, move, valid_ratios
+from detrove.nn.references import cell_boxes, move_by_size, shares_in_pixels
 from detrove.nn.transformer import MLP, DecoderLayer, EncoderLayer
 from detrove.structures import ImageBatch, Predictions, Preprocessing, Proposals, Targets
 
@@ -78,11 +79,12 @@ class MixingBlock(nn.Module):
         self.expand = nn.Conv2d(dim, 2 * dim, 1)
         self.contract = nn.Conv2d(2 * dim, dim, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, h, w) to (B, D, h, w)."""
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        """(B, D, h, w) to (B, D, h, w); padding (B, h, w) is not looked at."""
         # channels last: a convolution per channel learns three times as fast so on a CPU
-        seen = self.spatial(x.contiguous(memory_format=torch.channels_last))
-        return x + self.contract(F.silu(self.expand(self.norm(seen))))
+        seen = self.spatial(zero_in_padding(x, padding_mask).contiguous(memory_format=torch.channels_last))
+        normed = group_norm_in_picture(self.norm, seen, padding_mask)
+        return x + self.contract(F.silu(self.expand(normed)))
 
 
 class Pyramid(nn.Module):
@@ -93,18 +95,20 @@ class Pyramid(nn.Module):
         self.down = nn.ModuleList(MixingBlock(dim) for _ in range(num_levels - 1))
         self.up = nn.ModuleList(MixingBlock(dim) for _ in range(num_levels - 1))
 
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps (B, D, h, w), finest first, to as many of the same shapes."""
+    def forward(self, maps: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+        """Maps (B, D, h, w), finest first, and their padding masks (B, h, w) to as many maps of the same shapes."""
         for index in reversed(range(len(maps) - 1)):
             coarse = F.interpolate(maps[index + 1], size=maps[index].shape[-2:], mode="nearest")
-            maps[index] = self.down[index](maps[index] + coarse)
+            maps[index] = self.down[index](maps[index] + coarse, masks[index])
         for index in range(len(maps) - 1):
             height, width = maps[index + 1].shape[-2:]
-            fine = F.adaptive_avg_pool2d(maps[index], (height, width))
-            maps[index + 1] = self.up[index](maps[index + 1] + fine)
+            fine = halve(maps[index], masks[index], (height, width))
+            maps[index + 1] = self.up[index](maps[index + 1] + fine, masks[index + 1])
         return maps
 
 
+FINEST = 8
+"""The stride of the finest level; each further one has twice as much."""
 POOL = 4
 """Cells that are compared for each query: an object fills several."""
 BLANK = -20.0
@@ -166,15 +170,17 @@ class Detrove(nn.Module):
         # picture -> levels; the coarsest looks at all of itself, convolutions carry it to the others
         levels = self.levels(self.backbone(images), images.padding_mask)
         coarse = self.look_around(levels[-1])
-        maps = self.pyramid([*(level.features for level in levels[:-1]), coarse])
+        masks = [level.padding_mask for level in levels]
+        maps = self.pyramid([*(level.features for level in levels[:-1]), coarse], masks)
         memory = self.token_norm(torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1))
 
         # every cell proposes; the best become queries: reference from the box, content from the cell
-        masks = [level.padding_mask for level in levels]
-        start, valid = initial_proposals(masks, memory.dtype)
-        encoder_logits = self.encoder_class_head(memory).masked_fill(~valid, -1e4)
-        start = start.masked_fill(~valid, 0.0)
-        encoder_boxes = (self.encoder_box_head(memory) + start).sigmoid()
+        shapes, strides = [level.shape for level in levels], [FINEST << index for index in range(len(levels))]
+        padding_mask = torch.cat([mask.flatten(1) for mask in masks], dim=1)
+        encoder_logits = self.encoder_class_head(memory).masked_fill(padding_mask[..., None], -1e4)
+        encoder_boxes = move_by_size(
+            cell_boxes(images.sizes, shapes, strides, memory.dtype), self.encoder_box_head(memory)
+        )
         scores = encoder_logits.detach().amax(dim=-1)
         best, repeats = choose_distinct(scores, encoder_boxes.detach(), self.num_queries)
         best, repeats = best[..., None], repeats[..., None]
@@ -182,11 +188,8 @@ class Detrove(nn.Module):
         content = memory.gather(1, best.expand(-1, -1, memory.shape[-1]))
 
         # queries look at each other and sample the memory around their boxes, which they refine
-        ratios = valid_ratios(masks, memory.dtype).repeat(1, 1, 2)
-        geometry = {
-            "shapes": [level.shape for level in levels],
-            "padding_mask": torch.cat([mask.flatten(1) for mask in masks], dim=1),
-        }
+        ratios = shares_in_pixels(images.sizes, shapes, strides, memory.dtype).repeat(1, 1, 2)
+        geometry = {"shapes": shapes, "padding_mask": padding_mask}
         logits, boxes = [], []
         for layer in self.decoder:
             position = self.position_head(sine_of_coordinates(reference * 2 * math.pi, memory.shape[-1] // 2))
@@ -194,7 +197,7 @@ class Detrove(nn.Module):
             content = layer(content, position, memory, reference_points=points, **geometry)
             output = self.decoder_norm(content)
             logits.append(self.class_head(output).masked_fill(repeats, BLANK))
-            boxes.append(move(reference, self.box_head(output)))
+            boxes.append(move_by_size(reference, self.box_head(output)))
             reference = boxes[-1].detach()
         return Predictions(torch.stack(logits), torch.stack(boxes), Proposals(encoder_logits, encoder_boxes))
 
@@ -224,10 +227,10 @@ def build(config: Config) -> Detrove:
         "dropout": config.dropout,
         "norm_first": True,
     }
-    backbone = Backbone(config.backbone, (8, 16, 32), frozen=config.backbone_frozen)
+    backbone = Backbone(config.backbone, (FINEST, 2 * FINEST, 4 * FINEST), frozen=config.backbone_frozen)
     return Detrove(
         backbone=backbone,
-        levels=LevelProjection(backbone.channels, config.dim, config.num_levels),
+        levels=LevelProjection(backbone.channels, config.dim, config.num_levels, padding_counts=False),
         encoder=[EncoderLayer(dense(), **sizes) for _ in range(config.num_encoder_layers)],
         pyramid=Pyramid(config.dim, config.num_levels),
         decoder=[DecoderLayer(dense(), deformable(), **sizes) for _ in range(config.num_decoder_layers)],

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from detrove.errors import InputError, nearest
 from detrove.nn.fixed_trunk import FixedTrunk, can_be_folded
 from detrove.nn.frozen_norm import compute_norms_in_convolutions
+from detrove.nn.padding import group_norm_in_picture, zero_in_padding
 from detrove.structures import ImageBatch
 
 PRETRAINED = "pretrained"
@@ -111,17 +112,22 @@ class ProjectedLevel(nn.Sequential):
     def __init__(self, convolution: nn.Conv2d, norm: nn.GroupNorm) -> None:
         super().__init__(convolution, norm)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, D, h', w')."""
+    def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, C, h, w) to (B, D, h', w'); padding (B, h', w') of the result, where given, is no part of the norm."""
         convolution, norm = self
-        return norm(convolution(features).contiguous())
+        projected = convolution(features).contiguous()
+        return norm(projected) if padding_mask is None else group_norm_in_picture(norm, projected, padding_mask)
 
 
 class LevelProjection(nn.Module):
-    """The trunk's levels at the transformer's width, and coarser ones made by 3×3 convolutions of stride 2."""
+    """The trunk's levels at the transformer's width, and coarser ones made by 3×3 convolutions of stride 2.
 
-    def __init__(self, channels: Sequence[int], dim: int, num_levels: int) -> None:
+    Convolutions and norms see what lies in the padding, as in the published detectors, unless `padding_counts` is off.
+    """
+
+    def __init__(self, channels: Sequence[int], dim: int, num_levels: int, padding_counts: bool = True) -> None:
         super().__init__()
+        self.padding_counts = padding_counts
         kernels = [(c, 1) for c in channels] + [(channels[-1], 3)] + [(dim, 3)] * num_levels
         self.projections = nn.ModuleList()
         for channels_in, kernel in kernels[:num_levels]:
@@ -133,13 +139,21 @@ class LevelProjection(nn.Module):
     def forward(self, levels: list[Level], padding_mask: Tensor) -> list[Level]:
         """Levels of the trunk and the full picture's padding mask to `num_levels` levels."""
         projected = [
-            Level(project(x.features), x.padding_mask) for project, x in zip(self.projections, levels, strict=False)
+            Level(self._project(index, x.features, x.padding_mask), x.padding_mask) for index, x in enumerate(levels)
         ]
-        coarse = levels[-1].features
-        for project in self.projections[len(levels) :]:
-            coarse = project(coarse)
-            projected.append(Level(coarse, resize_mask(padding_mask, (coarse.shape[-2], coarse.shape[-1]))))
+        coarse = levels[-1]
+        for index in range(len(levels), len(self.projections)):
+            features = coarse.features
+            if not self.padding_counts:
+                features = zero_in_padding(features, coarse.padding_mask)
+            height, width = features.shape[-2:]
+            mask = resize_mask(padding_mask, (-(-height // 2), -(-width // 2)))
+            coarse = Level(self._project(index, features, mask), mask)
+            projected.append(coarse)
         return projected
+
+    def _project(self, index: int, features: Tensor, padding_mask: Tensor) -> Tensor:
+        return self.projections[index](features, None if self.padding_counts else padding_mask)
 
 
 def create_body(name: str, dilation: bool = False, pretrained: bool = False) -> nn.Module:

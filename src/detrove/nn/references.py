@@ -67,3 +67,50 @@ def move(reference: Tensor, delta: Tensor, epsilon: float = 1e-5) -> Tensor:
     if reference.shape[-1] == 2:
         return torch.cat((delta[..., :2] + unactivated, delta[..., 2:]), dim=-1).sigmoid()
     return (delta + unactivated).sigmoid()
+
+
+def shares_in_pixels(
+    sizes: Tensor, shapes: list[tuple[int, int]], strides: list[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """What share (x, y) of each level's map is picture, to the pixel: sizes (B, 2) height and width, to (B, S, 2).
+
+    `valid_ratios` counts whole cells, half a cell too many on average where pictures of all sizes share batches, and
+    none where a picture fills its cells: learned from the one and asked of the other, boxes come out shifted.
+    """
+    picture_height, picture_width = sizes.to(dtype).unbind(dim=-1)
+    shares = [
+        torch.stack((picture_width / (stride * width), picture_height / (stride * height)), dim=-1)
+        for stride, (height, width) in zip(strides, shapes, strict=True)
+    ]
+    return torch.stack(shares, dim=1)
+
+
+def cell_boxes(sizes: Tensor, shapes: list[tuple[int, int]], strides: list[int], dtype: torch.dtype) -> Tensor:
+    """A square box of two cells' side on every cell of all levels, in cxcywh of the unpadded picture: (B, T, 4).
+
+    The same pixels of the picture, whatever its size; above 1 in the padding.
+    """
+    boxes = []
+    for stride, (height, width) in zip(strides, shapes, strict=True):
+        y = (torch.arange(height, device=sizes.device, dtype=dtype) + 0.5) * stride
+        x = (torch.arange(width, device=sizes.device, dtype=dtype) + 0.5) * stride
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+        boxes.append(torch.cat((grid, torch.full_like(grid, 2 * stride)), dim=-1))
+    return torch.cat(boxes) / sizes.flip(-1).to(dtype).repeat(1, 2)[:, None]
+
+
+LARGEST_GROWTH = 5.0
+"""Of a side in one step, as a logarithm: 148 times."""
+
+
+def move_by_size(reference: Tensor, delta: Tensor) -> Tensor:
+    """A box (…, 4) moved by shares of its own sides and grown by factors, given as logarithms (Girshick et al. 2014,
+    appendix C), in [0, 1]: what a step means in pixels depends neither on the picture's size nor on the place in it.
+
+    A number that is cut off learns as if it were not: it would stay where it is.
+    """
+    centre = reference[..., :2] + delta[..., :2] * reference[..., 2:]
+    sides = reference[..., 2:] * delta[..., 2:].clamp(max=LARGEST_GROWTH).exp()
+    moved = torch.cat((centre, sides), dim=-1)
+    inside = moved.clamp(0, 1)
+    return inside.detach() + (moved - moved.detach()) if moved.requires_grad else inside

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from detrove.nn.backbone import resize_mask
-from detrove.nn.references import cell_centres, initial_proposals, inner_cells, move, valid_ratios
+from detrove.nn.references import (
+    cell_boxes,
+    cell_centres,
+    initial_proposals,
+    inner_cells,
+    move,
+    move_by_size,
+    shares_in_pixels,
+    valid_ratios,
+)
 from detrove.structures import ImageBatch
 
 SIZES = [(40, 64), (64, 33)]
@@ -107,3 +116,53 @@ def test_epsilon_holds_a_reference_at_the_border():
     for epsilon in (1e-5, 1e-3):
         expected = torch.tensor([epsilon / (1 + epsilon), 1 / (1 + epsilon), 0.5, 0.5])
         torch.testing.assert_close(move(border, torch.zeros(4), epsilon), expected)
+
+
+SHAPES, STRIDES = [(8, 8), (4, 4)], [8, 16]
+
+
+def test_shares_are_of_pixels_and_not_of_whole_cells():
+    shares = shares_in_pixels(torch.tensor(SIZES), SHAPES, STRIDES, torch.float64)
+    assert shares.tolist() == [[[width / 64, height / 64]] * 2 for height, width in SIZES]
+    # a lone picture of 33 columns: the third cell of 16 reaches beyond it
+    [[share]] = shares_in_pixels(torch.tensor([(64, 33)]), [(4, 3)], [16], torch.float64).tolist()
+    assert share == [33 / 48, 1.0]
+
+
+def test_every_cell_has_a_box_of_two_cells_where_it_lies():
+    boxes = cell_boxes(torch.tensor(SIZES), SHAPES, STRIDES, torch.float64)
+    assert boxes.shape == (2, 64 + 16, 4)
+    for picture, (height, width) in enumerate(SIZES):
+        expected = [
+            [(column + 0.5) * stride / width, (row + 0.5) * stride / height, 2 * stride / width, 2 * stride / height]
+            for (rows, columns), stride in zip(SHAPES, STRIDES, strict=True)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        torch.testing.assert_close(boxes[picture], torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_step_is_the_same_in_pixels_wherever_and_however_large_the_picture():
+    delta = torch.tensor([0.3, -0.2, 0.5, -1.0], dtype=torch.float64)
+    steps = []
+    for width, height, x, y in ((320, 240, 40, 100), (224, 300, 200, 30)):
+        scale = torch.tensor([width, height, width, height], dtype=torch.float64)
+        box = torch.tensor([x, y, 16, 24], dtype=torch.float64)
+        moved = move_by_size(box / scale, delta) * scale
+        steps.append(torch.cat((moved[:2] - box[:2], moved[2:] / box[2:])))
+    expected = torch.tensor([0.3 * 16, -0.2 * 24, math.exp(0.5), math.exp(-1)], dtype=torch.float64)
+    for step in steps:
+        torch.testing.assert_close(step, expected)
+
+
+def test_a_moved_box_stays_inside_and_learns_there_too():
+    reference = torch.tensor([0.9, 0.1, 0.4, 0.4])
+    delta = torch.tensor([2.0, -2.0, 50.0, 0.1], requires_grad=True)
+    box = move_by_size(reference, delta)
+    assert box[:3].tolist() == [1.0, 0.0, 1.0]
+    assert torch.equal(box, move_by_size(reference, delta.detach()))
+    box.sum().backward()
+    assert delta.grad is not None
+    assert delta.grad.tolist()[:2] == pytest.approx([0.4, 0.4])  # as if they were not cut off
+    assert delta.grad[2] == 0.0  # grown more than a step allows
+    assert delta.grad[3] == pytest.approx(0.4 * math.exp(0.1))
