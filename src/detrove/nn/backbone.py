@@ -113,10 +113,14 @@ class ProjectedLevel(nn.Sequential):
         super().__init__(convolution, norm)
 
     def forward(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(B, C, h, w) to (B, D, h', w'); padding (B, h', w') of the result, where given, is no part of the norm."""
+        """(B, C, h, w) to (B, D, h', w'); what the full picture's mask (B, H, W), where given, says is padding is no
+        part of the norm."""
         convolution, norm = self
         projected = convolution(features).contiguous()
-        return norm(projected) if padding_mask is None else group_norm_in_picture(norm, projected, padding_mask)
+        if padding_mask is None:
+            return norm(projected)
+        mask = resize_mask(padding_mask, (projected.shape[-2], projected.shape[-1]))
+        return group_norm_in_picture(norm, projected, mask)
 
 
 class LevelProjection(nn.Module):
@@ -138,22 +142,20 @@ class LevelProjection(nn.Module):
 
     def forward(self, levels: list[Level], padding_mask: Tensor) -> list[Level]:
         """Levels of the trunk and the full picture's padding mask to `num_levels` levels."""
+        seen = None if self.padding_counts else padding_mask
         projected = [
-            Level(self._project(index, x.features, x.padding_mask), x.padding_mask) for index, x in enumerate(levels)
+            Level(project(x.features, seen), x.padding_mask)
+            for project, x in zip(self.projections, levels, strict=False)
         ]
         coarse = levels[-1]
-        for index in range(len(levels), len(self.projections)):
+        for project in self.projections[len(levels) :]:
             features = coarse.features
             if not self.padding_counts:
                 features = zero_in_padding(features, coarse.padding_mask)
-            height, width = features.shape[-2:]
-            mask = resize_mask(padding_mask, (-(-height // 2), -(-width // 2)))
-            coarse = Level(self._project(index, features, mask), mask)
+            features = project(features, seen)
+            coarse = Level(features, resize_mask(padding_mask, (features.shape[-2], features.shape[-1])))
             projected.append(coarse)
         return projected
-
-    def _project(self, index: int, features: Tensor, padding_mask: Tensor) -> Tensor:
-        return self.projections[index](features, None if self.padding_counts else padding_mask)
 
 
 def create_body(name: str, dilation: bool = False, pretrained: bool = False) -> nn.Module:
