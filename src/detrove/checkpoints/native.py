@@ -41,7 +41,9 @@ from detrove.structures import LabelMap, Preprocessing
 from detrove.tiling import Tiling
 
 FORMAT = "detrove"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+REMADE = {"detrove": 2}
+"""Detectors whose weights of before that version of the format mean something else than they did."""
 PICKLE_SUFFIXES = frozenset({".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle"})
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -249,4 +251,10 @@ def _metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     absent = [key for key in needed if key not in values]
     if absent:
         raise InputError(f"{path}: its metadata lacks {', '.join(absent)}; save or download it again")
+    detector = values["config"].get("detector")
+    if format_version < REMADE.get(detector, 0):
+        raise InputError(
+            f"{path}: of an earlier version, in which the boxes of {values['preset'] or detector} were reckoned "
+            "otherwise: train it again (export files of then go on working)"
+        )
     return values

@@ -9,6 +9,8 @@ Differs from DETR in:
   object many times in each step); the best cells with distinct boxes become the queries, repeats stay silent;
 - queries start from what their cell saw; the decoder samples around 4-d references and refines them layer by layer;
   heads are shared by its layers;
+- boxes start as squares of two cells and move by shares of their own sides; places are those of the pixels, and padding
+  counts for nothing behind the trunk;
 - scores are sigmoids taught to foretell the box's IoU.
 """
 

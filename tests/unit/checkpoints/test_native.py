@@ -105,7 +105,7 @@ def test_every_value_of_the_metadata_is_json(saved: Path) -> None:
     with safetensors.safe_open(saved, framework="pt") as file:
         metadata = {key: json.loads(value) for key, value in file.metadata().items()}
     assert metadata["format"] == "detrove"
-    assert metadata["format_version"] == 1
+    assert metadata["format_version"] == 2
     assert metadata["labels"][1] == {"id": 9, "name": "Blutplättchen"}
     assert metadata["config"]["detector"] == "toy"
 
@@ -158,8 +158,15 @@ def test_a_safetensors_file_of_another_program(tmp_path: Path) -> None:
 
 
 def test_a_newer_format(saved: Path) -> None:
-    rewrite_metadata(saved, format_version="2")
-    assert "format version 2 is newer" in refused(saved)
+    rewrite_metadata(saved, format_version="3")
+    assert "format version 3 is newer" in refused(saved)
+
+
+def test_weights_of_a_detector_that_was_remade(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite_metadata(saved, format_version="1")
+    read(saved)
+    monkeypatch.setitem(native.REMADE, "toy", 2)
+    assert "the boxes of toy were reckoned otherwise: train it again" in refused(saved)
 
 
 @pytest.mark.parametrize("key", ["format_version", "config", "labels", "thresholds", "shared"])
