@@ -119,6 +119,7 @@ class ProjectedLevel(nn.Sequential):
         projected = convolution(features).contiguous()
         if padding_mask is None:
             return norm(projected)
+        assert isinstance(norm, nn.GroupNorm)
         mask = resize_mask(padding_mask, (projected.shape[-2], projected.shape[-1]))
         return group_norm_in_picture(norm, projected, mask)
 
