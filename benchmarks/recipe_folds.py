@@ -3,7 +3,8 @@
     python benchmarks/recipe_folds.py DATA --backbone-weights FILE --epochs 12 --seeds 0,1 --output FOLDER \
         --arm "as it is" --arm "by box: model.class_cost=2" --arm "eight a step: batch_size=8 learning_rate=1e-3"
 
-An arm is a name and, behind a colon, settings as of `--set`. One seed cuts the same part away for every arm. Printed
+An arm is a name and, behind a colon, settings as of `--set`; `model`, `size` and `weights` (a trained detector to start
+from, all classes anew) may be among them. One seed cuts the same part away for every arm. Printed
 beside AP, AP50 and AP75: what they would be if every box that a better one of its class covers (IoU 0.7) were deleted,
 so that duplicates are told from other faults. An arm whose result stands in the output folder is not run again.
 """
@@ -55,17 +56,21 @@ def _result(options: argparse.Namespace, name: str, settings: list[str], seed: i
     file = folder / "fold.json"
     if not file.exists():
         folds = {"val_split": None, "val_fraction": HELD_OUT, "preflight": False}
+        own = dict(parse_setting(text) for text in settings)
+        weights = own.pop("weights", None)
         started = time.monotonic()
         run = train(
             options.data,
-            model=options.model,
+            model=own.pop("model", options.model),
             output=folder,
             epochs=None if options.minutes else options.epochs,
             minutes=options.minutes,
-            size=options.size,
-            backbone_weights=options.backbone_weights,
+            size=own.pop("size", options.size),
+            weights=weights,
+            ignore_heads=weights is not None,
+            backbone_weights=None if weights else options.backbone_weights,
             seed=seed,
-            settings=folds | dict(parse_setting(text) for text in settings),
+            settings=folds | own,
         )
         seconds = time.monotonic() - started
         _, held_out = open_splits(TrainingConfig.from_yaml(folder / "config.yaml"))

@@ -49,7 +49,8 @@ def train(
         The data set: a folder in COCO, VOC, YOLO or CSV format (found by looking). It is validated on its split val;
         where there is none, on 15% of the training pictures, which are held out.
     model
-        A detector of the catalogue: see detrove models. Default: what --weights hold, else detrove-nano.
+        A detector of the catalogue: see detrove models. Default: what --weights hold, else detrove-nano; with --minutes
+        alone the largest of detrove's own that this machine shows enough pictures in them.
     output
         The run folder, which must not exist yet. Default: runs/DATA-MODEL, numbered.
     format

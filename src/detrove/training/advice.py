@@ -1,8 +1,9 @@
 """What a data set asks of a recipe: a few measured rules, each told with its reason before a training.
 
-Only detrove's own presets are fitted (`Preset.advised`): a published detector is trained as its paper trained it. What
-the user decided stays (`TrainingConfig.given`), and `--set advise=false` leaves everything as the preset has it. Each
-rule names what it was measured on; the figures are in `benchmarks/results/`.
+Only detrove's own presets are fitted (`Preset.advised`): a published detector is trained as its paper trained it, but
+for the length where it starts from weights that were trained already (`TrainingConfig.weights`). What the user decided
+stays (`TrainingConfig.given`), and `--set advise=false` leaves everything as the preset has it. Each rule names what it
+was measured on; the figures are in `benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from detrove.data import DetectionDataset
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
-from detrove.training.config import SIZE, TrainingConfig
+from detrove.training.config import DEFAULT_MODEL, SIZE, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -96,21 +97,21 @@ SPARE_QUERIES = 2
 """Queries for each object of the fullest picture."""
 MOST_QUERIES = 300
 
-DEFAULT_MODEL = "detrove-nano"
-LARGER = (("detrove-medium", 12e9), ("detrove-small", 0.0))
-"""Detectors for a GPU of at least so many bytes, the largest first."""
-
 
 def wants_advice(config: TrainingConfig) -> bool:
-    """Whether the config is one to fit: of a preset of ours, not fitted yet, and nobody said no."""
-    return config.advise and catalogue.preset(config.model).advised
+    """Whether the config is one to fit: of a preset of ours or a fine-tuning, not fitted yet, and nobody said no."""
+    return config.advise and (_is_ours(config) or config.weights is not None)
+
+
+def _is_ours(config: TrainingConfig) -> bool:
+    return catalogue.preset(config.model).advised
 
 
 def advise(facts: DataFacts, config: TrainingConfig) -> list[Advice]:
     """What the rules would have, also where the config has it already; nothing for a config that wants none."""
     if not wants_advice(config) or not facts.num_boxes:
         return []
-    rules = (_size, _queries, _batch, _epochs)
+    rules = (_size, _queries, _batch, _epochs) if _is_ours(config) else (_epochs,)
     return [advice for rule in rules for advice in rule(facts, config) if advice.key not in config.given]
 
 
@@ -125,20 +126,6 @@ def taken(config: TrainingConfig, advice: Mapping[str, Any]) -> TrainingConfig:
     return dataclasses.replace(_laid_over(config, advice), advise=False, advice=dict(advice))
 
 
-def larger_detector(config: TrainingConfig, gpu_memory: float | None) -> list[str]:
-    """A line on the detector that a GPU of so many bytes could train instead of the default; none without a GPU.
-
-    It is told and not taken, so that a command trains the same detector on every machine.
-    """
-    if config.model != DEFAULT_MODEL or gpu_memory is None:
-        return []
-    name = next(name for name, least in LARGER if gpu_memory >= least)
-    return [
-        f"this machine has a GPU of {gpu_memory / 1e9:.0f} GB: --model {name} --size "
-        f"{catalogue.preset(name).preprocessing.longer} would find more in as many epochs (docs/detrove.md)"
-    ]
-
-
 def length_here(config: TrainingConfig, num_pictures: int, picture_seconds: float) -> str:
     """What the training's length comes to on this machine, where a picture takes so long, in one line.
 
@@ -148,18 +135,18 @@ def length_here(config: TrainingConfig, num_pictures: int, picture_seconds: floa
     if config.minutes is None:
         assert config.epochs is not None
         minutes = config.epochs * num_pictures * picture_seconds / 60
-        return f"about {each} here: {config.epochs} epochs are at least {_two_digits(minutes)} min, validations apart"
+        return f"about {each} here: {config.epochs} epochs are at least {two_digits(minutes)} min, validations apart"
     views = 60 * config.minutes / picture_seconds
-    told = f"about {each} here: {config.minutes:g} min show at most {_two_digits(views)} pictures, "
-    told += f"each {_two_digits(views / num_pictures)} times"
-    if views >= FEWEST_VIEWS or not catalogue.preset(config.model).advised:
+    told = f"about {each} here: {config.minutes:g} min show at most {two_digits(views)} pictures, "
+    told += f"each {two_digits(views / num_pictures)} times"
+    if views >= FEWEST_VIEWS or not _is_ours(config):
         return told
     smaller = "" if config.model == DEFAULT_MODEL else f", or --model {DEFAULT_MODEL}"
-    minutes = _two_digits(config.minutes * FEWEST_VIEWS / views)
+    minutes = two_digits(config.minutes * FEWEST_VIEWS / views)
     return f"{told}; fewer than {FEWEST_VIEWS:,} teach little: give it {minutes} min{smaller}"
 
 
-def _two_digits(number: float) -> str:
+def two_digits(number: float) -> str:
     """Rounded as an estimate is told."""
     rounded = float(f"{number:.2g}")
     return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
@@ -208,5 +195,7 @@ def _batch(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:  # noq
 def _epochs(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:
     if config.epochs is None:
         return
-    epochs = min(max(round(PICTURES_SHOWN / facts.num_pictures), FEWEST_EPOCHS), MOST_EPOCHS)
-    yield Advice("epochs", epochs, f"{facts.num_pictures:,} pictures, about {PICTURES_SHOWN:,} views in all")
+    most = MOST_EPOCHS if _is_ours(config) else config.recipe.epochs
+    epochs = min(max(round(PICTURES_SHOWN / facts.num_pictures), FEWEST_EPOCHS), most)
+    of_paper = "" if _is_ours(config) else f"; from nothing its paper took {most} epochs"
+    yield Advice("epochs", epochs, f"{facts.num_pictures:,} pictures, about {PICTURES_SHOWN:,} views in all{of_paper}")

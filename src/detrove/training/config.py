@@ -41,6 +41,7 @@ RUN_SETTINGS = (
     "preflight",
     "advise",
 )
+DEFAULT_MODEL = "detrove-nano"
 AUTO = "auto"
 """The batch size that lets memory decide how many pictures are computed at once."""
 MODEL_PREFIX = "model."

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,7 +65,7 @@ def parts_that_fit(
     num_objects = most_objects(dataset, config.recipe)
 
     def step(number: int) -> None:
-        _step(model, criterion, config, device, (number, height, width), num_objects)
+        steps_on_noise(model, criterion, config, device, (number, height, width), num_objects)
 
     where = f"at up to {width}x{height} pixels with {num_objects} objects"
     if device.type == "cuda":
@@ -100,15 +102,19 @@ def most_objects(dataset: DetectionDataset, recipe: Recipe) -> int:
     return most * (MOSAIC if recipe.mosaic else 1)
 
 
-def _step(
+def steps_on_noise(
     model: nn.Module,
     criterion: Criterion,
     config: TrainingConfig,
     device: torch.device,
     shape: tuple[int, int, int],
     num_objects: int,
-) -> None:
-    """A whole step of a copy of the model on pictures of noise."""
+    steps: int = 1,
+) -> list[float]:
+    """Whole steps of a copy of the model on pictures of noise: the seconds that each took.
+
+    `shape` is (pictures, height, width); each picture has `num_objects`.
+    """
     number, height, width = shape
     copied = copy.deepcopy(model).to(device).train()
     if config.recompute:
@@ -118,11 +124,23 @@ def _step(
     boxes = torch.rand(num_objects, 4) * 0.3 + 0.3
     target = Targets(torch.zeros(num_objects, dtype=torch.int64), boxes).to(device)
     targets, precision = [target] * number, AUTOCAST.get(config.mixed_precision)
-    with torch.autocast(device.type, precision, enabled=precision is not None):
-        predictions = copied(images, targets)
-    losses = criterion(in_full_precision(predictions), targets, num_boxes=max(1.0, float(num_objects * number)))
-    criterion.total(losses).backward()
-    optimizer.step()
+    ends = [_now(device)]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast(device.type, precision, enabled=precision is not None):
+            predictions = copied(images, targets)
+        losses = criterion(in_full_precision(predictions), targets, num_boxes=max(1.0, float(num_objects * number)))
+        criterion.total(losses).backward()
+        optimizer.step()
+        ends.append(_now(device))
+    return [end - begin for begin, end in itertools.pairwise(ends)]
+
+
+def _now(device: torch.device) -> float:
+    """The time when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 def _by_trying(step: Callable[[int], None], device: torch.device, num_pictures: int, where: str) -> Fit:

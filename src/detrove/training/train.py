@@ -27,8 +27,9 @@ from detrove.losses import Criterion
 from detrove.models import catalogue
 from detrove.structures import Preprocessing
 from detrove.tiling import Tiling, asked_tiling
-from detrove.training.advice import DEFAULT_MODEL, advise, advised, facts_of, larger_detector, taken, wants_advice
+from detrove.training.advice import advise, advised, facts_of, taken, wants_advice
 from detrove.training.callbacks import Callback, RunDone
+from detrove.training.choice import default_model, gpu_memory_of, larger_detector
 from detrove.training.clock import TrainingClock
 from detrove.training.config import FROZEN, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
 from detrove.training.fitting import parts_that_fit
@@ -89,7 +90,8 @@ def train(
 
     `data` is a COCO, VOC, YOLO or CSV data set (`format` settles a folder that holds several) with a split to train on;
     it is validated on its "val" split, or where there is none on a seeded 15% of the training pictures, held out.
-    `model` is a catalogue name; the default is what `weights` hold, else detrove-nano. `output` is the run folder, by
+    `model` is a catalogue name; the default is what `weights` hold, else detrove-nano, and where `minutes` are given but
+    nothing of the model or its pictures, what they are enough for (`training.choice`). `output` is the run folder, by
     default runs/DATA-MODEL, numbered where that exists. The length is `epochs`, or `minutes` of training time, or the
     recipe's epochs. `size` is the longer side in pixels that pictures are resized to, aspect kept. The learning rate is
     not changed with `batch_size`; "auto" keeps the recipe's, and finds by measuring in how many parts a step fits the
@@ -119,22 +121,25 @@ def train(
     if weights is not None:
         model, own = _model_of(weights, model, sized=size is not None)
         settings = own | settings
-    model = model or DEFAULT_MODEL
-    preset = catalogue.preset(model)
+    if model is not None:
+        catalogue.preset(model)
     if resume and output is None:
         raise InputError("nothing to resume: name the run folder with --output")
+    output = None if output is None else Path(output)
+    if output is not None and not resume:
+        RunFolder(output).refuse_if_taken()
+    if "train_split" not in settings:
+        settings = choose_splits(Path(data), format) | settings
+    reasons: list[str] = []
+    if model is None:
+        model, reasons = default_model(output, resume, minutes, size, settings, devices)
     if output is None:
         output = free_folder(RUNS, f"{Path(data).resolve().stem}-{model}")
         output = Processes().same(output) if is_launched() else output
-    output = Path(output)
-    if not resume:
-        RunFolder(output).refuse_if_taken()
     given = {"rectangular": rectangular, "cache": cache}
     settings |= {name: value for name, value in given.items() if value is not None}
-    if "train_split" not in settings:
-        settings = choose_splits(Path(data), format) | settings
     config = TrainingConfig.from_preset(
-        preset,
+        catalogue.preset(model),
         settings={"workers": default_workers() // max(devices or 1, processes_here()), **settings},
         size=size,
         batch_size=batch_size,
@@ -150,7 +155,7 @@ def train(
         ignore_heads=ignore_heads,
         tiling=asked_tiling(tiles, tile_overlap),
     )
-    return run(config, resume=resume, progress=progress, clock=clock, callbacks=callbacks, devices=devices)
+    return run(config, resume, progress, clock, callbacks, devices, reasons)
 
 
 def run(
@@ -160,15 +165,19 @@ def run(
     clock: TrainingClock | None = None,
     callbacks: Sequence[Callback] = (),
     devices: int | None = None,
+    reasons: Sequence[str] = (),
 ) -> Run:
     """Train as a resolved config says; `clock` has been running since the preparation began.
+
+    `reasons` are lines on what was decided before, to be told first.
 
     With several `devices`, in as many processes on this machine; by default in this one, which may be one of several
     that a launcher started.
     """
     clock = clock or TrainingClock()
     if devices is not None:
-        arguments = {"config": config, "resume": resume, "progress": progress, "clock": clock, "callbacks": callbacks}
+        arguments = {"config": config, "resume": resume, "progress": progress, "clock": clock}
+        arguments |= {"callbacks": callbacks, "reasons": reasons}
         return run(**arguments) if devices == 1 else launch(devices, run, arguments)
     clock.budget = None if config.minutes is None else config.minutes * 60
     processes = Processes()
@@ -183,6 +192,8 @@ def run(
         with folder.saying_what_is_kept(), processes.explained_deaths(), told:
             processes.wait()  # all have looked at the folder before one writes to it
             folder.remove_partial()
+            for line in reasons:
+                display.message(line)
             state = folder.load_last() if resume else None
             trainer = _prepare(config, folder, clock, display, callbacks, processes, begun=state is not None)
             if state is not None:
@@ -259,8 +270,7 @@ def _advised(config: TrainingConfig, data: DetectionDataset, device: torch.devic
     advice = advise(facts, config)
     hence = ", hence (--set KEY=VALUE decides otherwise):" if advice else ""
     lines = [f"{facts.describe(config.preprocessing)}{hence}", *(f"  · {each.describe()}" for each in advice)]
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    return advised(config, advice), [*lines, *larger_detector(config, memory)]
+    return advised(config, advice), [*lines, *larger_detector(config, gpu_memory_of(device))]
 
 
 def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:

@@ -19,7 +19,6 @@ from detrove.training.advice import (
     advise,
     advised,
     facts_of,
-    larger_detector,
     length_here,
     taken,
 )
@@ -98,12 +97,17 @@ def test_published_recipes_are_left_as_published() -> None:
     assert advise(dataclasses.replace(CELLS, most_boxes=83), config_of("dab-nano")) == []
 
 
-def test_a_gpu_is_told_which_larger_detector_it_could_train() -> None:
-    assert larger_detector(config_of(), None) == []
-    [small], [medium] = larger_detector(config_of(), 8e9), larger_detector(config_of(), 24e9)
-    assert "a GPU of 8 GB: --model detrove-small --size 480 " in small
-    assert "a GPU of 24 GB: --model detrove-medium --size 640 " in medium
-    assert larger_detector(config_of("detrove-small"), 24e9) == []
+def test_a_published_detector_that_was_trained_already_is_trained_for_fewer_epochs() -> None:
+    tuned = dataclasses.replace(config_of("detr-r50"), weights="detr-r50-e632da11.pth")
+    many_and_small = dataclasses.replace(CELLS, most_boxes=83, small_side=9)
+    assert keys(many_and_small, tuned) == {"epochs": round(PICTURES_SHOWN / 205)}
+    assert "from nothing its paper took 500 epochs" in advise(CELLS, tuned)[0].reason
+    assert advised(tuned, advise(CELLS, tuned)).epochs == 59
+    dino = dataclasses.replace(config_of("dino-r50"), weights="dino.pth")
+    assert keys(CELLS, dino) == {"epochs": 12}
+    named = dataclasses.replace(config_of("detr-r50", epochs=300), weights="detr-r50-e632da11.pth")
+    assert keys(CELLS, named) == {}
+    assert keys(CELLS, dataclasses.replace(tuned, minutes=5.0, epochs=None)) == {}
 
 
 def test_nothing_is_said_of_pictures_without_boxes() -> None:
