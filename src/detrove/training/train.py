@@ -93,9 +93,9 @@ def train(
     `model` is a catalogue name; the default is what `weights` hold, else detrove-nano, and where `minutes` are given
     but nothing of the model or its pictures, what they are enough for (`training.choice`). `output` is the run folder,
     by default runs/DATA-MODEL, numbered where that exists. The length is `epochs`, or `minutes` of training time, or
-    the recipe's epochs. `size` is the longer side in pixels that pictures are resized to, aspect kept. The learning rate
-    is not changed with `batch_size`; "auto" keeps the recipe's, and finds by measuring in how many parts a step fits
-    the memory.
+    the recipe's epochs. `size` is the longer side in pixels that pictures are resized to, aspect kept. The learning
+    rate is not changed with `batch_size`; "auto" keeps the recipe's, and finds by measuring in how many parts a step
+    fits the memory.
 
     `weights` are a detector to start from, a run or what `checkpoints.read` takes. Those of the same preset also decide
     the model's sizes and its pictures' size, unless an option says otherwise. Classes are joined by name: those that

@@ -76,17 +76,17 @@ def test_crowds_get_queries() -> None:
 
 
 def test_small_objects_get_pixels_as_far_as_the_pictures_have_them() -> None:
-    small = dataclasses.replace(CELLS, small_side=29)
+    small = dataclasses.replace(CELLS, small_side=18)
     size = keys(small, config_of())["preprocessing.longer"]
     assert size == 512
-    assert 29 * 512 / 640 >= FEWEST_PIXELS > 29 * 448 / 640
+    assert 18 * 512 / 640 >= FEWEST_PIXELS > 18 * 448 / 640
     assert keys(dataclasses.replace(small, small_side=4), config_of())["preprocessing.longer"] == 640
     assert keys(dataclasses.replace(small, longer=300), config_of())["preprocessing.longer"] == 320
     assert keys(CELLS, config_of())["preprocessing.longer"] == 320
 
 
 def test_what_the_user_decides_stays() -> None:
-    small_and_many = dataclasses.replace(CELLS, small_side=29, most_boxes=83)
+    small_and_many = dataclasses.replace(CELLS, small_side=18, most_boxes=83)
     decided = config_of(size=320, epochs=7, **{"model.num_queries": 100, "batch_size": 2})
     assert keys(small_and_many, decided) == {"model.num_detections": 170}
     assert decided.epochs == 7
@@ -118,7 +118,7 @@ def test_nothing_is_said_of_pictures_without_boxes() -> None:
 
 def test_advice_is_taken_noted_and_given_again() -> None:
     config = config_of()
-    advice = advise(dataclasses.replace(CELLS, most_boxes=83, small_side=29), config)
+    advice = advise(dataclasses.replace(CELLS, most_boxes=83, small_side=18), config)
     fitted = advised(config, advice)
     assert fitted.model_config["num_queries"] == 170
     assert fitted.preprocessing.longer == 512
