@@ -21,17 +21,18 @@ def zero_in_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
 def group_norm_in_picture(norm: nn.GroupNorm, x: Tensor, padding_mask: Tensor) -> Tensor:
     """`norm` of (B, C, h, w) by mean and variance of each picture's own cells; in the padding its bias.
 
-    A map without padding is normed by torch.
+    A map without padding is normed by torch. Sums are in float32 at least.
     """
     if without_padding(padding_mask):
         return norm(x)
-    valid = _valid(x, padding_mask)[:, None]
-    groups = x.unflatten(1, (norm.num_groups, -1))
+    groups = x.unflatten(1, (norm.num_groups, -1)).to(torch.promote_types(x.dtype, torch.float32))
+    valid = _valid(groups, padding_mask)[:, None]
     number = groups.shape[2] * valid.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1)
     mean = (groups * valid).sum(dim=(2, 3, 4), keepdim=True) / number
     centred = (groups - mean) * valid
     variance = centred.square().sum(dim=(2, 3, 4), keepdim=True) / number
     normed = (centred * torch.rsqrt(variance + norm.eps)).flatten(1, 2)
+    normed = normed.to(torch.promote_types(x.dtype, norm.weight.dtype))
     return normed * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 

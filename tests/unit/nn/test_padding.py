@@ -67,6 +67,20 @@ def test_gradients_are_those_of_a_norm_alone() -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("own", [torch.float32, torch.bfloat16])
+def test_half_precision_is_summed_in_full(own: torch.dtype) -> None:
+    """Weights in float32, as in a training in mixed precision, or in bfloat16, as in an exported file."""
+    torch.manual_seed(2)
+    norm, x = nn.GroupNorm(1, 8), torch.randn(2, 8, 40, 40) + 30
+    mask = torch.zeros(2, 40, 40, dtype=torch.bool)
+    mask[1, 30:] = True
+    x, exact = x.bfloat16(), nn.GroupNorm(1, 8).double()
+    normed = group_norm_in_picture(norm.to(own), x, mask)
+    assert normed.dtype == own
+    expected = exact(x[1:, :, :30].double())[0].float()
+    torch.testing.assert_close(normed[1, :, :30].float(), expected, rtol=1e-2, atol=1e-2)
+
+
 def test_two_by_two_cells_become_one_and_a_border_stands_alone() -> None:
     alone, together, mask = batch(3)
     halved = halve(together, mask, (4, 5))
