@@ -168,7 +168,8 @@ def _size(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:
     larger = [size for size in SIZES if preprocessing.longer < size <= facts.longer]
     told = f"a tenth of the boxes would be under {seen:.0f} px at {preprocessing.longer}"
     if seen >= FEWEST_PIXELS or not larger:
-        yield Advice(SIZE, preprocessing.longer, f"{told}; {FEWEST_PIXELS} are wanted")
+        judged = "enough" if seen >= FEWEST_PIXELS else "wanted"
+        yield Advice(SIZE, preprocessing.longer, f"{told}; {FEWEST_PIXELS} are {judged}")
     else:
         size = next((size for size in larger if size >= wanted), larger[-1])
         yield Advice(SIZE, size, f"{told}, and {FEWEST_PIXELS} are wanted")
