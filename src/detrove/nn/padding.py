@@ -15,7 +15,7 @@ from detrove.nn.attention import without_padding
 
 def zero_in_padding(x: Tensor, padding_mask: Tensor) -> Tensor:
     """(B, C, h, w) with zeros where the mask (B, h, w), True = padding, says so."""
-    return x if without_padding(padding_mask) else x * _valid(x, padding_mask)
+    return x if without_padding(padding_mask) else x.masked_fill(padding_mask[:, None], 0.0)
 
 
 def group_norm_in_picture(norm: nn.GroupNorm, x: Tensor, padding_mask: Tensor) -> Tensor:
@@ -46,9 +46,8 @@ def halve(x: Tensor, padding_mask: Tensor, shape: tuple[int, int]) -> Tensor:
         return F.adaptive_avg_pool2d(x, shape)
     if without_padding(padding_mask):
         return F.avg_pool2d(x, 2, ceil_mode=True)
-    valid = _valid(x, padding_mask)
-    share = F.avg_pool2d(valid, 2, ceil_mode=True)
-    return F.avg_pool2d(x * valid, 2, ceil_mode=True) / share.clamp(min=0.25)
+    share = F.avg_pool2d(_valid(x, padding_mask), 2, ceil_mode=True)
+    return F.avg_pool2d(zero_in_padding(x, padding_mask), 2, ceil_mode=True) / share.clamp(min=0.25)
 
 
 def _valid(x: Tensor, padding_mask: Tensor) -> Tensor:

@@ -26,9 +26,13 @@ def cell_centres(padding_masks: list[Tensor], dtype: torch.dtype) -> Tensor:
         _, height, width = mask.shape
         y = (torch.arange(height, device=mask.device, dtype=dtype) + 0.5) / height
         x = (torch.arange(width, device=mask.device, dtype=dtype) + 0.5) / width
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)  # (h·w, 2)
-        centres.append(grid / ratios[:, level, None, :])
+        centres.append(_row_by_row(x, y) / ratios[:, level, None, :])
     return torch.cat(centres, dim=1)
+
+
+def _row_by_row(x: Tensor, y: Tensor) -> Tensor:
+    """Every (x, y) of a map's columns (w,) and rows (h,): (h · w, 2)."""
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
 
 
 def initial_proposals(masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -94,8 +98,8 @@ def cell_boxes(sizes: Tensor, shapes: list[tuple[int, int]], strides: list[int],
     for stride, (height, width) in zip(strides, shapes, strict=True):
         y = (torch.arange(height, device=sizes.device, dtype=dtype) + 0.5) * stride
         x = (torch.arange(width, device=sizes.device, dtype=dtype) + 0.5) * stride
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-        boxes.append(torch.cat((grid, torch.full_like(grid, 2 * stride)), dim=-1))
+        centres = _row_by_row(x, y)
+        boxes.append(torch.cat((centres, torch.full_like(centres, 2 * stride)), dim=-1))
     return torch.cat(boxes) / sizes.flip(-1).to(dtype).repeat(1, 2)[:, None]
 
 

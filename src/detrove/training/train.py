@@ -122,7 +122,7 @@ def train(
         model, own = _model_of(weights, model, sized=size is not None)
         settings = own | settings
     if model is not None:
-        catalogue.preset(model)
+        catalogue.preset(model)  # an unknown name is refused before the data are looked at
     if resume and output is None:
         raise InputError("nothing to resume: name the run folder with --output")
     output = None if output is None else Path(output)
@@ -155,7 +155,15 @@ def train(
         ignore_heads=ignore_heads,
         tiling=asked_tiling(tiles, tile_overlap),
     )
-    return run(config, resume, progress, clock, callbacks, devices, reasons)
+    return run(
+        config,
+        resume=resume,
+        progress=progress,
+        clock=clock,
+        callbacks=callbacks,
+        devices=devices,
+        reasons=reasons,
+    )
 
 
 def run(
