@@ -120,14 +120,14 @@ def serve_ours(name: str, options: argparse.Namespace, folder: Path) -> None:
     for entry in images:
         Image.new("RGB", (64, 64)).save(folder / "train" / entry["file_name"])
     preset = catalogue.preset(name)
-    settings = {"workers": 0, "clip_norm": 0.1, "mixed_precision": options.precision}
+    settings = {"workers": 0, "clip_norm": 0.1, "mixed_precision": options.precision, "preflight": False}
     values = {"data": str(folder), "output": str(folder / "run"), "model": name, "epochs": 10**6}
     config = TrainingConfig.from_preset(preset, settings=settings, size=options.size, batch_size=2, **values)
     processes = Processes()
     turns = Turns(processes.device)
     with mock.patch.object(training, "build_model", return_value=(our_model(name, dropout=False), None)):
         run_folder, clock = RunFolder(folder / "run"), TrainingClock()
-        trainer = training._prepare(config, run_folder, clock, SilentDisplay(), [turns], processes, begun=True)
+        trainer = training._prepare(config, run_folder, clock, SilentDisplay(), [turns], processes, state=None)
     trainer.loader = Prepared(batches(options))
     begin(turns)
     trainer.run()

@@ -47,6 +47,7 @@ TOY = {
     "crop": 0.0,
     "scale": [1.0, 1.0],  # pictures of equal size: DAB-DETR's answers depend on padding a little
     "workers": 0,
+    "preflight": False,
 }
 EPOCHS = {"dab-nano": 17, "detr-nano": 2, "dn-dab-nano": 2}
 """Three steps each, computed in float64."""
@@ -84,7 +85,7 @@ def prepare(config: TrainingConfig, losses: Losses, double: bool) -> Trainer:
     folder = RunFolder(Path(config.output), writing=processes.main)
     with mock.patch.object(training, "build_model", build_double if double else build):
         clock, display = TrainingClock(), SilentDisplay()
-        trainer = training._prepare(config, folder, clock, display, [losses], processes, begun=True)
+        trainer = training._prepare(config, folder, clock, display, [losses], processes, state=None)
     trainer._validate = lambda: None
     return trainer
 

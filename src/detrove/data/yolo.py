@@ -213,8 +213,8 @@ def mirrored_label_file(picture: Path) -> Path | None:
 
 
 def _label_file(picture: Path) -> Path:
-    mirrored = mirrored_label_file(picture)
-    return mirrored if mirrored and mirrored.parent.is_dir() else picture.with_suffix(".txt")
+    mirrored, beside = mirrored_label_file(picture), picture.with_suffix(".txt")
+    return mirrored if mirrored and (mirrored.parent.is_dir() or not beside.is_file()) else beside
 
 
 def _labels_without_picture(paths: list[Path]) -> list[str]:

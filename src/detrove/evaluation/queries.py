@@ -6,6 +6,7 @@ Pure functions on predictions, matches and detections. Training watches them (`t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,16 @@ from torch import Tensor
 
 from detrove.evaluation.matching import BoxTable, match, overlapping_pairs
 from detrove.losses import Matches
+
+
+def of_all_pictures(batches: Sequence[Tensor]) -> Tensor:
+    """(L, B, Q, …) of several batches as one.
+
+    Where pictures have fewer cells than the detector has queries, those of a batch are as many as its cells: the last
+    one is repeated for as many as the others have.
+    """
+    most = max(batch.shape[2] for batch in batches)
+    return torch.cat([batch[:, :, torch.arange(most).clamp(max=batch.shape[2] - 1)] for batch in batches], dim=1)
 
 
 @dataclass(frozen=True)

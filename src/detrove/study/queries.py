@@ -33,6 +33,7 @@ from detrove.evaluation.queries import (
     changed_share,
     duplicates_per_object,
     layer_changes,
+    of_all_pictures,
     queries_of_objects,
 )
 from detrove.inference import Detector
@@ -173,9 +174,9 @@ def study_queries(
         parts.append(_look(detector, images, [_known(objects, slots) for objects in targets]))
         if progress is not None:
             progress(start + len(targets), len(indices))
-    boxes = torch.cat([part.boxes for part in parts], dim=1)
-    scores = torch.cat([part.scores for part in parts], dim=1)
-    classes = torch.cat([part.classes for part in parts], dim=1)
+    boxes = of_all_pictures([part.boxes for part in parts])
+    scores = of_all_pictures([part.scores for part in parts])
+    classes = of_all_pictures([part.classes for part in parts])
     targets = [target for part in parts for target in part.targets]
     found, duplicates = found_and_duplicates(boxes, scores, classes, targets)
     counts = [len(target) for target in targets]

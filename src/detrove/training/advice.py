@@ -26,27 +26,25 @@ from detrove.training.config import DEFAULT_MODEL, SIZE, TrainingConfig
 class DataFacts:
     """What the rules know of the pictures to train on.
 
-    `most_boxes` of one picture. `median_side` and `small_side` are of boxes, √(width · height) in pixels of the
-    pictures as they are: half, and a tenth, of the boxes are smaller; 0 without boxes. `longer` is the median of the
-    pictures' longer sides.
+    `most_boxes` of one picture. A box's side is √(width · height): half of the boxes are smaller than `median_side`
+    pixels of the pictures as they are. As shares of the longer side of the picture that it is in, half are smaller than
+    `median_share`, a tenth smaller than `small_share`, whatever sizes the pictures have. All 0 without boxes. `longer`
+    is the median of the pictures' longer sides.
     """
 
     num_pictures: int
     num_boxes: int
     most_boxes: int
     median_side: float
-    small_side: float
+    median_share: float
+    small_share: float
     longer: float
-
-    def side_at(self, side: float, preprocessing: Preprocessing) -> float:
-        """A box's side in the pixels that the model sees, in a picture of the median size."""
-        return side * preprocessing.longer / self.longer if self.longer else 0.0
 
     def describe(self, preprocessing: Preprocessing) -> str:
         """One line."""
         if not self.num_boxes:
             return f"{self.num_pictures:,} pictures without a box"
-        each, seen = self.num_boxes / self.num_pictures, self.side_at(self.median_side, preprocessing)
+        each, seen = self.num_boxes / self.num_pictures, self.median_share * preprocessing.longer
         return (
             f"{self.num_pictures:,} pictures, {each:.1f} boxes each ({self.most_boxes} at most), median box "
             f"{self.median_side:.0f} px, {seen:.0f} px at {preprocessing.longer}"
@@ -69,17 +67,23 @@ class Advice:
 def facts_of(data: DetectionDataset) -> DataFacts:
     """The facts of the pictures to train on, read from their annotations alone."""
     annotations = data.annotations
-    sides = np.sqrt(np.clip(annotations.xywh[:, 2:], 0, None).prod(axis=1))[~annotations.is_crowd]
-    sides = sides[sides > 0]
     longer = annotations.sizes.max(axis=1) if len(annotations) else np.zeros(1)
+    sides = np.sqrt(np.clip(annotations.xywh[:, 2:], 0, None).prod(axis=1))
+    counted = (sides > 0) & ~annotations.is_crowd
+    sides, shares = sides[counted], (sides / longer[annotations.pictures_of_boxes()])[counted]
     return DataFacts(
         num_pictures=len(annotations),
         num_boxes=len(sides),
         most_boxes=int(np.diff(annotations.starts).max(initial=0)),
-        median_side=float(np.median(sides)) if len(sides) else 0.0,
-        small_side=float(np.quantile(sides, 0.1)) if len(sides) else 0.0,
+        median_side=_quantile(sides, 0.5),
+        median_share=_quantile(shares, 0.5),
+        small_share=_quantile(shares, 0.1),
         longer=float(np.median(longer)),
     )
+
+
+def _quantile(values: np.ndarray, share: float) -> float:
+    return float(np.quantile(values, share)) if len(values) else 0.0
 
 
 FEWEST_PIXELS = 14
@@ -95,7 +99,8 @@ FEWEST_VIEWS = 1_000
 measured, and the curve is steep there."""
 SPARE_QUERIES = 2
 """Queries for each object of the fullest picture."""
-MOST_QUERIES = 300
+SPARED_QUERIES = 300
+"""Queries from which on none are spare: as many as the fullest picture has objects."""
 
 
 def wants_advice(config: TrainingConfig) -> bool:
@@ -122,8 +127,9 @@ def advised(config: TrainingConfig, advice: Iterable[Advice]) -> TrainingConfig:
 
 
 def taken(config: TrainingConfig, advice: Mapping[str, Any]) -> TrainingConfig:
-    """The config with that advice, by key, taken and noted in it; a length that the user gave stays."""
-    return dataclasses.replace(_laid_over(config, advice), advise=False, advice=dict(advice))
+    """The config with that advice, by key, taken and noted in it; what the user decided stays."""
+    left = {key: value for key, value in advice.items() if key not in config.given}
+    return dataclasses.replace(_laid_over(config, left), advise=False, advice=dict(advice))
 
 
 def length_here(config: TrainingConfig, num_pictures: int, picture_seconds: float) -> str:
@@ -154,36 +160,41 @@ def two_digits(number: float) -> str:
 
 def _laid_over(config: TrainingConfig, advice: Mapping[str, Any]) -> TrainingConfig:
     fitted = config.with_settings(advice)
-    if config.epochs is None or "epochs" in config.given or "epochs" not in advice:
+    if config.epochs is None or "epochs" not in advice:
         return fitted
     return dataclasses.replace(fitted, epochs=advice["epochs"])
 
 
 def _size(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:
-    """Small objects need pixels, as far as the pictures have them."""
+    """Small objects need pixels, as far as the pictures have them; where a step has no room for these, tiles."""
     preprocessing = config.preprocessing
     if preprocessing.shorter is not None:
         return
-    seen, wanted = facts.side_at(facts.small_side, preprocessing), facts.longer * FEWEST_PIXELS / facts.small_side
     larger = [size for size in SIZES if preprocessing.longer < size <= facts.longer]
-    told = f"a tenth of the boxes would be under {seen:.0f} px at {preprocessing.longer}"
-    if seen >= FEWEST_PIXELS or not larger:
-        judged = "enough" if seen >= FEWEST_PIXELS else "wanted"
-        yield Advice(SIZE, preprocessing.longer, f"{told}; {FEWEST_PIXELS} are {judged}")
-    else:
-        size = next((size for size in larger if size >= wanted), larger[-1])
-        yield Advice(SIZE, size, f"{told}, and {FEWEST_PIXELS} are wanted")
+    sizes = [preprocessing.longer, *larger]
+    size = next((size for size in sizes if size * facts.small_share >= FEWEST_PIXELS), sizes[-1])
+    seen = size * facts.small_share
+    told = f"a tenth of the boxes would be under {preprocessing.longer * facts.small_share:.0f} px at {sizes[0]}"
+    told += f", under {seen:.0f} px at {size}" if size != sizes[0] else ""
+    judged = "enough" if seen >= FEWEST_PIXELS else "wanted"
+    tiles = judged == "wanted" and config.tiling is None and facts.longer >= 2 * size
+    told += f"; {FEWEST_PIXELS} are {judged}" + (f": --tiles {SIZES[-1]} would show them as they are" if tiles else "")
+    yield Advice(SIZE, size, told)
 
 
 def _queries(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:
     """Room for the fullest picture. Fewer than usual gain nothing: with 50 instead of 100, blood cells were found worse
     (AP 0.429 for 0.438) in as many epochs, and hardly faster."""
     usual, answers = config.model_config["num_queries"], config.model_config["num_detections"]
-    wanted = min(10 * math.ceil(SPARE_QUERIES * facts.most_boxes / 10), MOST_QUERIES)
+    wanted = _in_tens(max(min(SPARE_QUERIES * facts.most_boxes, SPARED_QUERIES), facts.most_boxes))
     reason = f"{facts.most_boxes} boxes in the fullest picture"
     yield Advice("model.num_queries", max(usual, wanted), reason)
     if wanted > answers:
         yield Advice("model.num_detections", wanted, reason)
+
+
+def _in_tens(number: int) -> int:
+    return 10 * math.ceil(number / 10)
 
 
 def _batch(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:  # noqa: ARG001
@@ -197,6 +208,9 @@ def _epochs(facts: DataFacts, config: TrainingConfig) -> Iterator[Advice]:
     if config.epochs is None:
         return
     most = MOST_EPOCHS if _is_ours(config) else config.recipe.epochs
-    epochs = min(max(round(PICTURES_SHOWN / facts.num_pictures), FEWEST_EPOCHS), most)
-    of_paper = "" if _is_ours(config) else f"; from nothing its paper took {most} epochs"
-    yield Advice("epochs", epochs, f"{facts.num_pictures:,} pictures, about {PICTURES_SHOWN:,} views in all{of_paper}")
+    wanted = round(PICTURES_SHOWN / facts.num_pictures)
+    epochs = min(max(wanted, FEWEST_EPOCHS), most)
+    told = f"{facts.num_pictures:,} pictures, about {two_digits(epochs * facts.num_pictures)} views in all"
+    told += "" if epochs == wanted else f"; {epochs} is the {'most' if epochs < wanted else 'least'}"
+    told += "" if _is_ours(config) else f"; from nothing its paper took {most} epochs"
+    yield Advice("epochs", epochs, told)

@@ -6,16 +6,17 @@ sees more in the same minutes. So a few steps of the larger ones are timed, from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from detrove.data import DetectionDataset, open_dataset
 from detrove.data.batching import canvas_of
+from detrove.data.tiles import cut
 from detrove.memory import available_memory
 from detrove.models import catalogue
-from detrove.training.advice import two_digits
+from detrove.training.advice import advise, advised, facts_of, two_digits
 from detrove.training.config import DEFAULT_MODEL, MODEL_PREFIX, PREPROCESSING_PREFIX, TrainingConfig
 from detrove.training.fitting import steps_on_noise
 from detrove.training.processes import Processes, is_launched
@@ -39,30 +40,41 @@ STEPS = 3
 def default_model(
     output: Path | None,
     resume: bool,
-    minutes: float | None,
-    size: int | None,
-    settings: Mapping[str, Any],
+    config_of: Callable[[str], TrainingConfig],
     devices: int | None,
 ) -> tuple[str, list[str]]:
     """The detector of a training that names none, and the reasons, in lines.
 
-    A continued run goes on with its own. The choice is made where there is a budget of minutes, the user decided
-    nothing of the detector or its pictures, and one process trains; elsewhere it is always the same.
+    `config_of` gives the training of a detector, by name, as the user asks for it. A continued run goes on with its
+    own. The choice is made where there is a budget of minutes, the user decided nothing of the detector or its
+    pictures, the trunk has weights, and one process trains; elsewhere it is always the same.
     """
     if resume and output is not None and RunFolder(output).config.exists():
         return TrainingConfig.from_yaml(RunFolder(output).config).model, []
-    decided = size is not None or any(
-        key == "advise" or key.startswith((MODEL_PREFIX, PREPROCESSING_PREFIX)) for key in settings
-    )
+    config = config_of(DEFAULT_MODEL)
+    decided = not config.advise or any(key.startswith((MODEL_PREFIX, PREPROCESSING_PREFIX)) for key in config.given)
     alone = devices in (None, 1) and not is_launched()
-    if minutes is None or minutes < FEWEST_MINUTES or decided or not alone:
+    short = config.minutes is None or config.minutes < FEWEST_MINUTES
+    if short or decided or not alone or config.backbone_weights is None:
         return DEFAULT_MODEL, []
-    device = Processes().device
+    device, facts = Processes().device, facts_of(_pictures(config))
     gpu_memory = gpu_memory_of(device)
     memory = available_memory() if gpu_memory is None else gpu_memory
+
+    def seconds_of(name: str) -> float:
+        asked = config_of(name)
+        return picture_seconds(advised(asked, advise(facts, asked)), device)
+
+    assert config.minutes is not None
     with random_state_kept(device):
-        model, reason = choose_model(minutes, memory, lambda name: picture_seconds(name, device))
+        model, reason = choose_model(config.minutes, memory, seconds_of)
     return model, [reason]
+
+
+def _pictures(config: TrainingConfig) -> DetectionDataset:
+    """What would be trained on, or held out of it."""
+    data = open_dataset(config.data, config.train_split, config.data_format)
+    return data if config.tiling is None else cut(data, config.tiling, config.empty_tiles, config.seed)
 
 
 def choose_model(minutes: float, memory: float | None, seconds_of: Callable[[str], float]) -> tuple[str, str]:
@@ -89,17 +101,13 @@ def choose_model(minutes: float, memory: float | None, seconds_of: Callable[[str
     return chosen, f"{chosen}, as no --model is named: {'; '.join(told)}"
 
 
-def picture_seconds(name: str, device: torch.device) -> float:
-    """Seconds of a training step of that preset for each of its pictures, 4:3, at its own size and batch.
+def picture_seconds(config: TrainingConfig, device: torch.device) -> float:
+    """Seconds of a training step as the config says for each of its pictures, 4:3.
 
     On noise, so that neither data nor weights are needed; loading pictures comes on top.
     """
-    preset = catalogue.preset(name)
-    config = TrainingConfig.from_preset(
-        preset, settings={}, size=None, batch_size=None, data="", output="", model=name, minutes=1.0
-    )
-    model = catalogue.create(name, backbone_frozen=True)
-    number, (height, width) = preset.recipe.batch_size, preset.preprocessing.target_size(3, 4)
+    model = catalogue.create(config.model, **{"backbone_frozen": True, **config.model_options()})
+    number, (height, width) = config.recipe.batch_size, config.preprocessing.target_size(3, 4)
     shape = (number, *canvas_of(height, width))
     taken = steps_on_noise(model, catalogue.criterion_for(model), config, device, shape, OBJECTS, STEPS)
     return min(taken[1:]) / number
@@ -113,14 +121,15 @@ def gpu_memory_of(device: torch.device) -> int | None:
 def larger_detector(config: TrainingConfig, gpu_memory: float | None) -> list[str]:
     """A line on the detector that a GPU of so many bytes could train instead of the default; none without a GPU.
 
-    It is told and not taken, so that so many epochs are the same training on every machine.
+    It is told and not taken, so that so many epochs are the same training on every machine. A training that starts from
+    weights has their detector.
     """
-    if config.model != DEFAULT_MODEL or gpu_memory is None or config.epochs is None:
+    if config.model != DEFAULT_MODEL or gpu_memory is None or config.epochs is None or config.weights is not None:
         return []
     name = next((name for name, least in reversed(LARGER) if gpu_memory >= least), None)
     if name is None:
         return []
     return [
-        f"this machine has a GPU of {gpu_memory / 1e9:.0f} GB: --model {name} --size "
-        f"{catalogue.preset(name).preprocessing.longer} would find more in as many epochs (docs/detrove.md)"
+        f"this machine has a GPU of {gpu_memory / 1e9:.0f} GB: --model {name} would find more in as many epochs "
+        "(docs/detrove.md)"
     ]

@@ -139,13 +139,15 @@ class TrainingConfig:
         settings: Mapping[str, Any],
         size: int | None,
         batch_size: int | str | None,
+        of_weights: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> TrainingConfig:
         """The preset's recipe, config and preprocessing with the user's options laid over them.
 
         `settings` maps keys as `--set` names them: a field of `Recipe` (`learning_rate`), one of `RUN_SETTINGS`,
         `model.` and a field of the model's config, or `preprocessing.` and a field of `Preprocessing`. `size` is the
-        longer side in pixels, aspect kept; a `batch_size` of "auto" stands for `fit_memory`. `values` are the other
+        longer side in pixels, aspect kept; a `batch_size` of "auto" stands for `fit_memory`. `of_weights` are settings
+        too, of the weights to start from: the user's come before them, and they are not `given`. `values` are the other
         fields. Raises `InputError` for an unknown key, offering the nearest, and for a value of the wrong type.
         """
         model_config = _plain(preset.config)
@@ -158,21 +160,22 @@ class TrainingConfig:
         elif batch_size is not None:
             settings["batch_size"] = batch_size
         given = {*settings, *(name for name in ("epochs", "minutes") if values.get(name) is not None)}
-        preprocessing = preset.preprocessing
+        laid = dict(of_weights or {})
         if size is not None:
-            preprocessing, given = dataclasses.replace(preprocessing, longer=size, shorter=None), {*given, SIZE}
+            laid |= {SIZE: size, PREPROCESSING_PREFIX + "shorter": None}
+            given.add(SIZE)
         unlimited = values.get("epochs") is None and values.get("minutes") is None
         if unlimited:
             values["epochs"] = preset.recipe.epochs
         config = cls(
             **values,
             recipe=preset.recipe,
-            preprocessing=preprocessing,
+            preprocessing=preset.preprocessing,
             model_config=model_config,
             fit_memory=fit_memory,
             given=tuple(sorted(given)),
         )
-        config = config.with_settings(settings)
+        config = config.with_settings(laid | settings)
         return dataclasses.replace(config, epochs=config.recipe.epochs) if unlimited else config
 
     def with_settings(self, settings: Mapping[str, Any]) -> TrainingConfig:
@@ -202,6 +205,10 @@ class TrainingConfig:
             preprocessing=Preprocessing(**preprocessing),
             model_config=_plain(model_config),
         )
+
+    def model_options(self) -> dict[str, Any]:
+        """What the catalogue makes the model with: `model_config`, lists as the tuples that they were."""
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in self.model_config.items()}
 
     def to_yaml(self) -> str:
         """As `config.yaml` holds it."""

@@ -41,6 +41,8 @@ def preflight(config: TrainingConfig, training: DetectionDataset, validation: De
 
     Raises `InputError` where nothing can be learned from the training boxes, unless the config's `preflight` is off.
     """
+    if config.preflight:
+        refuse_no_boxes(training)
     diagnosis = examine(
         training.path,
         training.format,
@@ -52,6 +54,16 @@ def preflight(config: TrainingConfig, training: DetectionDataset, validation: De
     if config.preflight:
         refuse_wrong_boxes(diagnosis)
     return in_short(diagnosis)
+
+
+def refuse_no_boxes(training: DetectionDataset) -> None:
+    """Raise `InputError` where no training picture has an object, naming where the first one's labels would be."""
+    annotations = training.annotations
+    if annotations.is_crowd.all():  # also of none
+        raise InputError(
+            f"{training.path}: no object in the {len(training):,} pictures of {training.split}: the first one's labels "
+            f"were looked for in {annotations.source(0)}; put them there, {ANYWAY}"
+        )
 
 
 def refuse_wrong_boxes(diagnosis: Diagnosis) -> None:

@@ -19,9 +19,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from detrove.checkpoints.files import WriteError, write_atomically
+from detrove.checkpoints.native import FORMAT_VERSION as WEIGHTS_VERSION
 from detrove.errors import InputError
 from detrove.structures import LabelMap
 from detrove.training.config import TrainingConfig
+
+VERSION = {"weights": WEIGHTS_VERSION, "state": 2}
+"""Of what stands in `last/`: what weights mean, and what its facts are. A run of other ones is not continued."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class RunFolder:
             _write_tensors(beside / "optimizer.safetensors", state.optimizer)
             if state.average is not None:
                 _write_tensors(beside / "average.safetensors", state.average)
-            write_atomically(beside / "state.json", json.dumps(state.facts, indent=2).encode())
+            write_atomically(beside / "state.json", json.dumps({"version": VERSION, **state.facts}, indent=2).encode())
             if self.last.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 self.last.rename(old)
@@ -166,11 +170,14 @@ class RunFolder:
             return None
         average = folder / "average.safetensors"
         try:
+            facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            if facts.pop("version", None) != VERSION:
+                raise InputError(f"{folder}: of another version of detrove; start anew in another --output")
             return TrainingState(
                 model=safetensors.torch.load_file(folder / "model.safetensors"),
                 optimizer=safetensors.torch.load_file(folder / "optimizer.safetensors"),
                 average=safetensors.torch.load_file(average) if average.exists() else None,
-                facts=json.loads((folder / "state.json").read_text(encoding="utf-8")),
+                facts=facts,
             )
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise InputError(f"{folder}: cannot continue from it ({error}); start anew in another --output") from None

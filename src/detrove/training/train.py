@@ -38,7 +38,7 @@ from detrove.training.launch import launch
 from detrove.training.preflight import preflight, preflight_model
 from detrove.training.processes import Processes, is_launched, processes_here
 from detrove.training.progress import Display, duration, learning_curves, make_display
-from detrove.training.run_folder import RunFolder, free_folder
+from detrove.training.run_folder import RunFolder, TrainingState, free_folder
 from detrove.training.trainer import Trainer
 from detrove.training.validation import Measured, Validation
 from detrove.training.verdict import gather, verdict
@@ -117,10 +117,9 @@ def train(
     with the input, before any work is done where it can be known.
     """
     clock = TrainingClock()
-    settings = dict(settings or {})
+    settings, of_weights = dict(settings or {}), {}
     if weights is not None:
-        model, own = _model_of(weights, model, sized=size is not None)
-        settings = own | settings
+        model, of_weights = _model_of(weights, model)
     if model is not None:
         catalogue.preset(model)  # an unknown name is refused before the data are looked at
     if resume and output is None:
@@ -130,31 +129,37 @@ def train(
         RunFolder(output).refuse_if_taken()
     if "train_split" not in settings:
         settings = choose_splits(Path(data), format) | settings
+    given = {"rectangular": rectangular, "cache": cache}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    tiling = asked_tiling(tiles, tile_overlap)
+
+    def config_of(name: str) -> TrainingConfig:
+        return TrainingConfig.from_preset(
+            catalogue.preset(name),
+            settings={"workers": default_workers() // max(devices or 1, processes_here()), **settings},
+            size=size,
+            batch_size=batch_size,
+            of_weights=of_weights,
+            data=str(data),
+            output="" if output is None else str(output),
+            model=name,
+            data_format=format,
+            epochs=epochs,
+            minutes=minutes,
+            seed=seed,
+            backbone_weights=None if backbone_weights in (None, "none") else str(backbone_weights),
+            weights=None if weights is None else str(weights),
+            ignore_heads=ignore_heads,
+            tiling=tiling,
+        )
+
     reasons: list[str] = []
     if model is None:
-        model, reasons = default_model(output, resume, minutes, size, settings, devices)
+        model, reasons = default_model(output, resume, config_of, devices)
     if output is None:
         output = free_folder(RUNS, f"{Path(data).resolve().stem}-{model}")
         output = Processes().same(output) if is_launched() else output
-    given = {"rectangular": rectangular, "cache": cache}
-    settings |= {name: value for name, value in given.items() if value is not None}
-    config = TrainingConfig.from_preset(
-        catalogue.preset(model),
-        settings={"workers": default_workers() // max(devices or 1, processes_here()), **settings},
-        size=size,
-        batch_size=batch_size,
-        data=str(data),
-        output=str(output),
-        model=model,
-        data_format=format,
-        epochs=epochs,
-        minutes=minutes,
-        seed=seed,
-        backbone_weights=None if backbone_weights in (None, "none") else str(backbone_weights),
-        weights=None if weights is None else str(weights),
-        ignore_heads=ignore_heads,
-        tiling=asked_tiling(tiles, tile_overlap),
-    )
+    config = config_of(model)
     return run(
         config,
         resume=resume,
@@ -203,7 +208,7 @@ def run(
             for line in reasons:
                 display.message(line)
             state = folder.load_last() if resume else None
-            trainer = _prepare(config, folder, clock, display, callbacks, processes, begun=state is not None)
+            trainer = _prepare(config, folder, clock, display, callbacks, processes, state)
             if state is not None:
                 trainer.resume(state)
                 epoch, step = trainer.position.epoch, trainer.position.step
@@ -222,17 +227,19 @@ def _prepare(
     display: Display,
     callbacks: Sequence[Callback],
     processes: Processes,
-    begun: bool,
+    state: TrainingState | None,
 ) -> Trainer:
-    """Open the data, build the model and begin the run folder, or find it as it was `begun`."""
+    """Open the data, build the model and begin the run folder; or, where it has a `state`, make all ready for that."""
     pictures, validation_data = open_splits(config)
     for dataset in (pictures, validation_data):
         display.message(dataset.describe())
     training_data = pictures
     if config.tiling is not None:
         training_data = cut(pictures, config.tiling, config.empty_tiles, config.seed)
+    if state is not None:
+        _refuse_other_data(folder, state, training_data)
     config, reasons = _advised(config, training_data, processes.device)
-    faults = [] if begun else [f"  {line}" for line in preflight(config, pictures, validation_data)]
+    faults = [] if state else [f"  {line}" for line in preflight(config, pictures, validation_data)]
     for line in (*faults, *reasons):
         display.message(line)
     if config.val_split is None:
@@ -242,14 +249,14 @@ def _prepare(
     if config.tiling is not None:
         display.message(f"{config.tiling.describe()}: {training_data.describe()}")
     set_seed(config.seed)
-    model, heads = build_model(config, training_data)
-    if heads and not begun:
+    model, heads = build_model(config, training_data, state)
+    if heads:
         display.message(heads)
     criterion = catalogue.criterion_for(model)
     fits = config.fit_memory  # what is measured once need not be again
     if fits:
         config = _fitted(config, model, criterion, training_data, processes, display)
-    if not begun and processes.number == 1:  # several could not stop at the same step of a rehearsal
+    if state is None and processes.number == 1:  # several could not stop at the same step of a rehearsal
         with clock.paused():
             told = preflight_model(config, model, criterion, training_data, processes.device, fits)
         for line in told:
@@ -281,13 +288,15 @@ def _advised(config: TrainingConfig, data: DetectionDataset, device: torch.devic
     return advised(config, advice), [*lines, *larger_detector(config, gpu_memory_of(device))]
 
 
-def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:
+def build_model(
+    config: TrainingConfig, data: DetectionDataset, state: TrainingState | None = None
+) -> tuple[nn.Module, str | None]:
     """The detector to begin with: the preset with the config's options, and the weights it names.
 
     A trunk with weights whose rate is 0 gets no gradient. The second is a line on what became of the classes of the
-    weights.
+    weights. A detector for a `state` has no weights yet, and needs neither files nor a network.
     """
-    model, heads = _begun(config, data)
+    model, heads = _begun(config, data) if state is None else (_for_state(config, data, state), None)
     backbone: Any = model.get_submodule("backbone")
     if backbone.frozen and config.recipe.backbone_learning_rate == 0:
         backbone.requires_grad_(False)
@@ -295,9 +304,7 @@ def build_model(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Modu
 
 
 def _begun(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, str | None]:
-    options: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in config.model_config.items()
-    }
+    options = config.model_options()
     if config.weights is None:
         model = catalogue.create(
             config.model, num_classes=len(data.label_map), backbone_weights=config.backbone_weights, **options
@@ -324,6 +331,25 @@ def _begun(config: TrainingConfig, data: DetectionDataset) -> tuple[nn.Module, s
     return model, heads
 
 
+def _for_state(config: TrainingConfig, data: DetectionDataset, state: TrainingState) -> nn.Module:
+    """A trunk that had weights when the run was begun has them, whether or not they could be had now."""
+    options = {FROZEN: state.facts["begun_with"]["trunk_frozen"], **config.model_options()}
+    return catalogue.create(config.model, num_classes=len(data.label_map), **options)
+
+
+def _refuse_other_data(folder: RunFolder, state: TrainingState, data: DetectionDataset) -> None:
+    """Raise `InputError` where a run would go on with other classes, or another number of pictures."""
+    begun_with = state.facts["begun_with"]
+    before, now = (f"the classes {', '.join(names)}" for names in (begun_with["classes"], data.label_map.names))
+    if before == now:
+        before, now = (f"{number:,} pictures" for number in (begun_with["num_pictures"], len(data)))
+    if before != now:
+        raise InputError(
+            f"{data.path}: {folder.path} was begun with {before}, and now there are {now}: a run is continued with the "
+            f"pictures that it was begun with; to learn from others, start one from it: --weights {folder.path}"
+        )
+
+
 def _read(weights: str | Path, model: str | None) -> Checkpoint:
     """The weights, of a run folder the best, as what they say they are, or as `model` where they fit several."""
     source = weights_file(Path(weights))
@@ -335,10 +361,10 @@ def _read(weights: str | Path, model: str | None) -> Checkpoint:
     return checkpoints.read(source, model)
 
 
-def _model_of(weights: str | Path, model: str | None, sized: bool) -> tuple[str, dict[str, Any]]:
+def _model_of(weights: str | Path, model: str | None) -> tuple[str, dict[str, Any]]:
     """The catalogue name to train, by default that of the weights, and as settings what they decide: sizes, pictures.
 
-    Weights of another preset than `model` decide nothing. The picture's size is left to the user's where `sized`.
+    Weights of another preset than `model` decide nothing.
     """
     if model is not None:
         catalogue.preset(model)
@@ -349,10 +375,8 @@ def _model_of(weights: str | Path, model: str | None, sized: bool) -> tuple[str,
         return model, {}
     assert checkpoint.preset is not None
     held = _as_settings(catalogue.config_from_json(checkpoint.config), checkpoint.preprocessing)
-    decided = {MODEL_PREFIX + "num_classes", MODEL_PREFIX + FROZEN}
-    if sized:
-        decided |= {PREPROCESSING_PREFIX + "longer", PREPROCESSING_PREFIX + "shorter"}
-    return checkpoint.preset, {key: held[key] for key in held.keys() - decided}
+    of_run = {MODEL_PREFIX + "num_classes", MODEL_PREFIX + FROZEN}
+    return checkpoint.preset, {key: held[key] for key in held.keys() - of_run}
 
 
 def _as_settings(config: Any, preprocessing: Preprocessing) -> dict[str, Any]:

@@ -218,24 +218,19 @@ class Trainer:
         return SideBySide(parts) if parts > 1 else None
 
     def resume(self, state: TrainingState) -> None:
-        """Put a saved state in place. Raises `InputError` where it is of another version of detrove."""
+        """Put a saved state in place."""
         self._bare_model().load_state_dict(state.model)
         restore_optimizer(self.optimizer, self._bare_model(), state.optimizer)
         if self.average is not None and state.average is not None:
             self.average.model.load_state_dict(state.average)
-        facts = dict(state.facts)
-        try:
-            self.clock.restore(facts.pop("clock"))
-            self.means.restore(facts.pop("means"))
-            self.validation_seconds = facts.pop("validation_seconds")
-            self.watch.restore(facts.pop("watch"))
-            self.finiteness.restore(facts.pop("finiteness"))
-            self.scaler.load_state_dict(facts.pop("scaler"))
-            self.position = Position(**facts)
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.folder.last}: of another version of detrove ({error}); start anew in another --output"
-            ) from None
+        facts = state.facts
+        self.clock.restore(facts["clock"])
+        self.means.restore(facts["means"])
+        self.validation_seconds = facts["validation_seconds"]
+        self.watch.restore(facts["watch"])
+        self.finiteness.restore(facts["finiteness"])
+        self.scaler.load_state_dict(facts["scaler"])
+        self.position = Position(**{entry.name: facts[entry.name] for entry in dataclasses.fields(Position)})
         set_rates(self.optimizer, self.position.rate)
         self.lines = [line for line in self.folder.read_metrics() if line["epoch"] <= self.position.epoch]
         self._end_where_stale()
@@ -467,6 +462,11 @@ class Trainer:
                 average=self.average.model.state_dict() if self.average else None,
                 facts={
                     **vars(self.position),
+                    "begun_with": {
+                        "trunk_frozen": model.get_submodule("backbone").frozen,
+                        "num_pictures": len(self.training_data),
+                        "classes": self.training_data.label_map.names,
+                    },
                     "means": self.means.state(),
                     "clock": self.clock.state(),
                     "validation_seconds": self.validation_seconds,

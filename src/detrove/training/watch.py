@@ -23,6 +23,7 @@ from detrove.evaluation.queries import (
     changed_share,
     duplicate_rate,
     layer_changes,
+    of_all_pictures,
     queries_of_objects,
     spread,
 )
@@ -139,7 +140,7 @@ class Watch:
                 all_targets += targets
         finally:
             model.train(was_training)
-        return Predictions(torch.cat(logits, dim=1), torch.cat(boxes, dim=1)), all_targets, detections
+        return Predictions(of_all_pictures(logits), of_all_pictures(boxes)), all_targets, detections
 
 
 def some_pictures(data: DetectionDataset, number: int) -> list[int]:

@@ -15,6 +15,7 @@ from detrove.evaluation.queries import (
     duplicate_rate,
     duplicates_per_object,
     layer_changes,
+    of_all_pictures,
     queries_of_objects,
     spread,
 )
@@ -151,3 +152,14 @@ def test_spread_is_what_numpy_says():
     measured = spread(boxes, logits, "sigmoid")
     assert measured.boxes_within == pytest.approx(math.sqrt(boxes.numpy().var(axis=1).mean()), rel=1e-6)
     assert measured.classes_between == pytest.approx(math.sqrt(logits.numpy().var(axis=0).mean()), rel=1e-6)
+
+
+def test_batches_with_fewer_queries_are_filled_up() -> None:
+    """Pictures of fewer cells than queries have as many queries as cells."""
+    full, fewer = torch.rand(2, 3, 5, 4), torch.rand(2, 1, 3, 4)
+    joined = of_all_pictures([full, fewer])
+    assert joined.shape == (2, 4, 5, 4)
+    assert torch.equal(joined[:, :3], full)
+    assert torch.equal(joined[:, 3:, :3], fewer)
+    assert torch.equal(joined[:, 3:, 3:], fewer[:, :, 2:].expand(-1, -1, 2, -1))
+    assert torch.equal(of_all_pictures([full[..., 0], fewer[..., 0]]), joined[..., 0])

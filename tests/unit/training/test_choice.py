@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from detrove.errors import InputError
 from detrove.models import catalogue
 from detrove.training import TrainingConfig, choice, train
+from detrove.training.advice import DataFacts
 from detrove.training.choice import ENOUGH_VIEWS, choose_model, default_model, larger_detector, picture_seconds
 
 
@@ -46,9 +48,19 @@ def test_a_detector_without_room_is_not_chosen() -> None:
     assert "detrove-small has no room in the memory here" in reason
 
 
-def test_nothing_is_timed_where_the_user_decided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def asks(data: Path | str = "data", **options: Any) -> Any:
+    """What `train` is asked, as `default_model` hears it: a config by the detector's name."""
+
+    def config(model: str) -> TrainingConfig:
+        usual = {"settings": {}, "size": None, "batch_size": None, "minutes": 10.0, "backbone_weights": "pretrained"}
+        values = {**usual, "data": str(data), "output": "run", "model": model, **options}
+        return TrainingConfig.from_preset(catalogue.preset(model), **values)
+
+    return config
+
+
+def test_nothing_is_timed_where_there_is_nothing_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "picture_seconds", lambda *_: pytest.fail("timed"))
-    usual = {"output": None, "resume": False, "minutes": 10.0, "size": None, "settings": {}, "devices": None}
     for decided in (
         {"minutes": None},
         {"minutes": 0.5},
@@ -56,25 +68,49 @@ def test_nothing_is_timed_where_the_user_decided(monkeypatch: pytest.MonkeyPatch
         {"settings": {"model.num_queries": 50}},
         {"settings": {"preprocessing.longer": 500}},
         {"settings": {"advise": False}},
-        {"devices": 2},
+        {"backbone_weights": None},
     ):
-        assert default_model(**{**usual, **decided}) == ("detrove-nano", [])
+        assert default_model(None, False, asks(**decided), None) == ("detrove-nano", [])
+    assert default_model(None, False, asks(), devices=2) == ("detrove-nano", [])
 
 
-def test_a_budget_is_timed_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_lengths_are_refused_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch, squares: Path) -> None:
+    monkeypatch.setattr(choice, "picture_seconds", lambda *_: pytest.fail("timed"))
+    with pytest.raises(InputError, match="not both"):
+        train(squares, minutes=5, epochs=3, progress=False)
+
+
+def test_a_budget_is_timed_on_this_machine(monkeypatch: pytest.MonkeyPatch, squares: Path) -> None:
     asked = []
-    monkeypatch.setattr(choice, "picture_seconds", lambda name, device: asked.append((name, device.type)) or 1.0)
+
+    def timed(config: TrainingConfig, device: torch.device) -> float:
+        asked.append((config.model, config.preprocessing.longer, config.recipe.learning_rate, device.type))
+        return 1.0
+
+    monkeypatch.setattr(choice, "picture_seconds", timed)
     before = torch.get_rng_state()
-    model, [reason] = default_model(None, False, 5.0, None, {"learning_rate": 1e-3}, 1)
+    options = asks(squares, minutes=5.0, settings={"learning_rate": 1e-3})
+    model, [reason] = default_model(None, False, options, 1)
     assert model == "detrove-nano"
     assert "at most 300 pictures" in reason
-    assert asked == [("detrove-small", "cuda" if torch.cuda.is_available() else "cpu")]
+    assert asked == [("detrove-small", 480, 1e-3, "cuda" if torch.cuda.is_available() else "cpu")]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_timed_is_what_would_be_trained(monkeypatch: pytest.MonkeyPatch, squares: Path) -> None:
+    """Pictures and queries as the data set asks for them."""
+    facts = DataFacts(200, 20_000, 160, median_side=30, median_share=0.03, small_share=14 / 600, longer=2000)
+    asked = []
+    monkeypatch.setattr(choice, "facts_of", lambda data: facts)
+    monkeypatch.setattr(choice, "picture_seconds", lambda config, device: asked.append(config) or 1.0)
+    default_model(None, False, asks(squares), None)
+    assert [config.preprocessing.longer for config in asked] == [640]
+    assert [config.model_config["num_queries"] for config in asked] == [300]
 
 
 @pytest.mark.slow
 def test_a_larger_detector_takes_longer() -> None:
-    times = [picture_seconds(name, torch.device("cpu")) for name in ("detrove-nano", "detrove-small")]
+    times = [picture_seconds(asks()(name), torch.device("cpu")) for name in ("detrove-nano", "detrove-small")]
     assert 0 < times[0] < times[1]
 
 
@@ -105,7 +141,8 @@ def test_the_reason_is_told_before_the_training(
 ) -> None:
     monkeypatch.setattr(choice, "FEWEST_MINUTES", 0.0)
     monkeypatch.setattr(choice, "picture_seconds", lambda *_: 1.0)
-    train(squares, minutes=0.02, output=tmp_path / "run", backbone_weights=None, settings={"workers": 0})
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    train(squares, minutes=0.02, output=tmp_path / "run", settings={"workers": 0})
     told = " ".join(capsys.readouterr().err.split())
     assert told.index("detrove-nano, as no --model is named: 0.02 min here would show") < told.index("training detrove")
 
@@ -113,12 +150,13 @@ def test_the_reason_is_told_before_the_training(
 def test_a_gpu_is_told_which_larger_detector_so_many_epochs_could_train() -> None:
     assert larger_detector(config_of(epochs=10), None) == larger_detector(config_of(epochs=10), 4e9) == []
     [small], [medium] = larger_detector(config_of(epochs=10), 8e9), larger_detector(config_of(epochs=10), 24e9)
-    assert "a GPU of 8 GB: --model detrove-small --size 480 " in small
-    assert "a GPU of 24 GB: --model detrove-medium --size 640 " in medium
+    assert "a GPU of 8 GB: --model detrove-small would find more" in small
+    assert "a GPU of 24 GB: --model detrove-medium would find more" in medium
     assert larger_detector(config_of("detrove-small", epochs=10), 24e9) == []
     assert larger_detector(config_of(minutes=10.0), 24e9) == []
+    assert larger_detector(config_of(epochs=10, weights="runs/cells"), 24e9) == []
 
 
-def config_of(model: str = "detrove-nano", **length: float) -> TrainingConfig:
-    values = {"data": "data", "output": "run", "model": model, **length}
+def config_of(model: str = "detrove-nano", **options: Any) -> TrainingConfig:
+    values = {"data": "data", "output": "run", "model": model, **options}
     return TrainingConfig.from_preset(catalogue.preset(model), settings={}, size=None, batch_size=None, **values)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from detrove import checkpoints
@@ -22,7 +23,7 @@ from detrove.structures import LabelMap, Preprocessing
 from detrove.training.config import TrainingConfig
 from detrove.training.held_out import open_splits
 from detrove.training.optimizer import parameter_groups
-from detrove.training.train import build_model
+from detrove.training.train import build_model, train
 
 PERSON, NO_OBJECT = 1, 91  # rows of the official class head
 
@@ -148,3 +149,37 @@ def test_a_trunk_of_rate_zero_is_fixed_whole(streets: Path, tmp_path: Path, tiny
     assert any(parameter.requires_grad for parameter in model.get_submodule("backbone").parameters()) is not fixed
     groups = parameter_groups(model, config.recipe)
     assert ("backbone" in [group["name"] for group in groups]) is not fixed
+
+
+def test_our_weights_get_the_queries_that_the_pictures_need(tmp_path: Path):
+    """What weights decide is not what the user decided: sizes that are in no tensor follow the data set."""
+    sizes = {"backbone": "test_resnet", "dim": 32, "num_heads": 4, "num_queries": 20, "num_detections": 20}
+    model = catalogue.create("detrove-nano", num_classes=1, backbone_frozen=True, **sizes)
+    labels = LabelMap.from_categories({1: "nut"})
+    detector = Detector(model, Preprocessing(longer=64), labels, name="detrove-nano")
+    weights = checkpoints.save(detector, tmp_path / "best.safetensors")
+    crowd = tmp_path / "crowd"
+    for split in ("train", "val"):
+        write_crowd(crowd, split, num_boxes=15)
+    options = {"weights": weights, "epochs": 1, "progress": False, "settings": {"workers": 0, "preflight": False}}
+    train(crowd, output=tmp_path / "run", **options)
+    config = TrainingConfig.from_yaml(tmp_path / "run" / "config.yaml")
+    assert config.model_config["num_queries"] == config.model_config["num_detections"] == 30
+    assert config.model_config["dim"] == 32
+    assert config.preprocessing.longer == 64
+    options["settings"] |= {"model.num_queries": 20, "model.num_detections": 20}
+    train(crowd, output=tmp_path / "as asked", **options)
+    assert TrainingConfig.from_yaml(tmp_path / "as asked" / "config.yaml").model_config["num_queries"] == 20
+
+
+def write_crowd(folder: Path, split: str, num_boxes: int) -> None:
+    """One picture with so many squares, as COCO JSON."""
+    (folder / split).mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(folder / split / "a.png")
+    boxes = [[12.0 * (n % 5), 20.0 * (n // 5), 14.0, 14.0] for n in range(num_boxes)]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}],
+        "annotations": [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)],
+        "categories": [{"id": 1, "name": "nut"}],
+    }
+    (folder / split / "_annotations.coco.json").write_text(json.dumps(content))

@@ -51,6 +51,22 @@ def test_a_sound_set_passes_in_silence(tmp_path: Path) -> None:
     assert lines(write_set(tmp_path, [[2, 3, 10, 12], [20, 10, 10, 12]]), 2) == []
 
 
+def test_pictures_without_any_label_are_refused(tmp_path: Path) -> None:
+    """A folder of labels with another name: to YOLO's format, all is background."""
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "label" / split).mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / "images" / split / "a.png")
+        (tmp_path / "label" / split / "a.txt").write_text("0 0.5 0.5 0.2 0.2")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [nut]\n")
+    with pytest.raises(InputError, match=r"no object in the 1 pictures of train") as caught:
+        lines(tmp_path, 2)
+    assert str(tmp_path / "labels" / "train" / "a.txt") in str(caught.value)
+    config = TrainingConfig(str(tmp_path), "out", "detr-nano", epochs=1, preflight=False)
+    config = dataclasses.replace(config, model_config={"num_queries": 2})
+    assert "no box" in preflight(config, open_dataset(tmp_path, "train"), open_dataset(tmp_path, "val"))[0]
+
+
 def test_faults_are_told_in_a_line_each(tmp_path: Path) -> None:
     root = write_set(tmp_path, [[2, 3, 10, 12], [20, 10, 0, 12]])
     (root / "val" / "a.png").write_bytes((root / "train" / "a.png").read_bytes())

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import math
@@ -22,6 +23,7 @@ from detrove.evaluation import METRIC_NAMES, evaluate
 from detrove.inference import load
 from detrove.losses import Criterion
 from detrove.models import catalogue
+from detrove.nn.backbone import create_body
 from detrove.tiling import Tiling
 from detrove.training import TrainingConfig, run, run_folder, train, trainer
 
@@ -199,6 +201,78 @@ def test_a_state_of_another_version_is_named(squares: Path, tmp_path: Path, tiny
     path.write_text(json.dumps({"epoch": 1, "used_seconds": 3.0}))
     with pytest.raises(InputError, match="of another version of detrove"):
         train(squares, **options | {"epochs": 2, "resume": True})
+
+
+def test_a_trunk_that_had_weights_has_them_when_continued(
+    squares: Path, tmp_path: Path, tiny_options, monkeypatch: pytest.MonkeyPatch
+):
+    """Begun online and continued where there is no network: its weights come with the run."""
+    monkeypatch.setattr(catalogue, "download_body", lambda *body: create_body(*body, pretrained=False).state_dict())
+    options = tiny_options(tmp_path / "run", epochs=1, backbone_weights="pretrained")
+    train(squares, **options)
+    monkeypatch.setattr(catalogue, "download_body", lambda *_: pytest.fail("asked the network"))
+    train(squares, **options | {"epochs": 2, "resume": True})
+    assert load(tmp_path / "run").model.get_submodule("backbone").frozen
+    assert lines_of(tmp_path / "run")[-1]["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (("blue", "red"), "was begun with the classes red, blue, and now there are the classes blue, red"),
+        (("red", "blue", "green"), "and now there are the classes red, blue, green"),
+    ],
+)
+def test_a_run_is_not_continued_with_other_classes(
+    squares: Path, tmp_path: Path, tiny_options, classes: tuple[str, ...], told: str
+):
+    data = tmp_path / "squares"
+    shutil.copytree(squares, data)
+    options = tiny_options(tmp_path / "run", epochs=1)
+    train(data, **options)
+    labels = (tmp_path / "run" / "labels.json").read_text()
+    for path in (data / "annotations").iterdir():
+        coco = json.loads(path.read_text())
+        coco["categories"] = [{"id": id, "name": name} for id, name in enumerate(classes, start=1)]
+        path.write_text(json.dumps(coco))
+    with pytest.raises(InputError, match=rf"{told}.*--weights {tmp_path / 'run'}"):
+        train(data, **options | {"epochs": 2, "resume": True})
+    assert (tmp_path / "run" / "labels.json").read_text() == labels
+
+
+def test_a_run_is_not_continued_with_more_pictures(squares: Path, tmp_path: Path, tiny_options):
+    data = tmp_path / "squares"
+    shutil.copytree(squares, data)
+    path = data / "annotations" / "instances_train.json"
+    whole = json.loads(path.read_text())
+    fewer = whole["images"][:10]
+    kept = [entry for entry in whole["annotations"] if entry["image_id"] in {image["id"] for image in fewer}]
+    path.write_text(json.dumps(whole | {"images": fewer, "annotations": kept}))
+    options = tiny_options(tmp_path / "run", epochs=1)
+    train(data, **options)
+    path.write_text(json.dumps(whole))
+    with pytest.raises(InputError, match="was begun with 10 pictures, and now there are 12 pictures"):
+        train(data, **options | {"epochs": 2, "resume": True})
+
+
+def test_what_was_advised_is_not_changed_by_a_continued_run(squares: Path, tmp_path: Path):
+    """An option that says otherwise is another training, and one that says nothing is the same."""
+    small = {"model.backbone": "test_resnet", "model.dim": 32, "model.num_heads": 4, "workers": 0, "preflight": False}
+    options = {"model": "detrove-nano", "output": tmp_path / "run", "epochs": 1, "settings": small}
+    options |= {"backbone_weights": None, "progress": False}
+    train(squares, **options)
+    path = tmp_path / "run" / "config.yaml"
+    config = TrainingConfig.from_yaml(path)
+    advised = dataclasses.replace(
+        config,
+        advice={"preprocessing.longer": 384},
+        preprocessing=dataclasses.replace(config.preprocessing, longer=384),
+    )
+    path.write_text(advised.to_yaml())
+    with pytest.raises(InputError, match=r"continued with the options it was begun with: preprocessing"):
+        train(squares, **options | {"epochs": 2, "resume": True, "size": 320})
+    train(squares, **options | {"epochs": 2, "resume": True})
+    assert TrainingConfig.from_yaml(path).preprocessing.longer == 384
 
 
 def test_minutes_are_kept(squares: Path, tmp_path: Path, tiny_options):

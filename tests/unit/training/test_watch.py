@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from detrove.data import open_dataset
 from detrove.data.batching import collate
@@ -155,3 +157,23 @@ def test_without_objects_there_is_nothing_to_see(squares: Path):
     validation = Validation(dataset, Preprocessing(longer=64), data.label_map, "detr-nano", batch_size=4)
     model = make_model()
     assert watch_of(validation, model).look(model) == {}
+
+
+def test_pictures_of_fewer_cells_than_queries_are_looked_into(tmp_path: Path) -> None:
+    """A strip of 64 x 16 pixels has 22 cells, a square 84: 80 queries in one batch are 22 in the other."""
+    (tmp_path / "val").mkdir()
+    images, objects = [], []
+    for number, height in enumerate((64, 16)):
+        Image.new("RGB", (64, height)).save(tmp_path / "val" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": height})
+        objects.append({"id": number, "image_id": number, "category_id": 1, "bbox": [4, 4, 10, 10]})
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "nut"}]}
+    (tmp_path / "val" / "_annotations.coco.json").write_text(json.dumps(content))
+    data = open_dataset(tmp_path, "val")
+    validation = Validation(data, Preprocessing(longer=64), data.label_map, "detrove-nano", batch_size=1)
+    model = catalogue.create(
+        "detrove-nano", num_classes=1, backbone="test_resnet", dim=32, num_heads=4, num_queries=80, num_detections=80
+    )
+    measured = watch_of(validation, model).look(model)
+    assert measured["box_spread"] is not None
+    assert measured["changed_between_layers"] is not None
