@@ -13,7 +13,7 @@ import detrove
 SOURCE = Path(detrove.__file__).parent
 
 FLOORS = (
-    {"lazily", "errors", "memory", "structures", "boxes", "pictures", "drawing", "reporting", "tiling"},
+    {"lazily", "errors", "hub", "memory", "structures", "boxes", "pictures", "drawing", "reporting", "tiling"},
     {"nn", "losses", "data"},
     {"models"},
     {"checkpoints"},

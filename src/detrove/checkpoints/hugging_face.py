@@ -42,6 +42,7 @@ from detrove.checkpoints.official import ImportReport
 from detrove.checkpoints.pickles import read_pickle
 from detrove.checkpoints.recognition import facts_of
 from detrove.errors import InputError
+from detrove.hub import offline_where_unreachable
 from detrove.models import catalogue, deformable
 from detrove.nn.transformer import ACTIVATIONS
 from detrove.structures import Category, LabelMap, Preprocessing
@@ -132,9 +133,10 @@ def download(hub_id: str) -> Path:
     Raises `InputError` where there is no network and nothing in the cache, or no such model.
     """
     try:
-        folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=["*.json", PICKLE]))
+        with offline_where_unreachable():
+            folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
+            if not any(folder.glob("*.safetensors")):
+                folder = Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=["*.json", PICKLE]))
     except huggingface_hub.errors.RepositoryNotFoundError:
         raise InputError(f"{hub_id}: no such model on the hub, or a private one; check the name") from None
     except (huggingface_hub.errors.HFValidationError, OSError, ValueError) as error:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import freeze_batch_norm_2d
-from timm.models import FeatureInfo
+from timm.models import FeatureInfo, is_model_pretrained
 from torch import Tensor, nn
 
 from detrove.errors import InputError, nearest
+from detrove.hub import offline_where_unreachable
 from detrove.nn.fixed_trunk import FixedTrunk, can_be_folded
 from detrove.nn.frozen_norm import compute_norms_in_convolutions
 from detrove.nn.padding import group_norm_in_picture, zero_in_padding
@@ -217,20 +218,27 @@ def load_body(body: nn.Module, tensors: dict[str, Tensor], failure: str) -> None
 
 def download_body(name: str, dilation: bool = False) -> dict[str, Tensor] | None:
     """timm's pretrained weights of a trunk, or None with a notice where there are none (offline, none published)."""
+    if timm.is_model(name) and not is_model_pretrained(name):
+        return _none_of(name, "timm publishes none")
     hub_log = logging.getLogger("huggingface_hub")
     level = hub_log.level
-    hub_log.setLevel(logging.ERROR)  # it would tell of every failed request; the notice below says it once
+    hub_log.setLevel(logging.ERROR)  # it would tell of every failed request; the notice says it once
+    within_reach = offline_where_unreachable()
     try:
-        return create_body(name, dilation, pretrained=True).state_dict()
+        with within_reach:
+            return create_body(name, dilation, pretrained=True).state_dict()
     except InputError:
         raise
     except Exception as error:  # whatever the hub client raises when there is no network
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        warnings.warn(
-            f"no pretrained weights for backbone {name} ({reason}): starting from random ones. "
-            "Name a file with --backbone-weights FILE, or go online once; learning from few pictures needs them.",
-            stacklevel=2,
-        )
-        return None
+        return _none_of(name, str(error).splitlines()[0][:120] if str(error) else type(error).__name__)
     finally:
         hub_log.setLevel(level)
+
+
+def _none_of(name: str, reason: str) -> None:
+    """The notice."""
+    warnings.warn(
+        f"no pretrained weights for backbone {name} ({reason}): starting from random ones. "
+        "Name a file with --backbone-weights FILE, or go online once; learning from few pictures needs them.",
+        stacklevel=3,
+    )

@@ -6,8 +6,10 @@ sees more in the same minutes. So a few steps of the larger ones are timed, from
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,7 +57,7 @@ def default_model(
     decided = not config.advise or any(key.startswith((MODEL_PREFIX, PREPROCESSING_PREFIX)) for key in config.given)
     alone = devices in (None, 1) and not is_launched()
     short = config.minutes is None or config.minutes < FEWEST_MINUTES
-    if short or decided or not alone or config.backbone_weights is None:
+    if short or decided or not alone or not trunk_has_weights(config):
         return DEFAULT_MODEL, []
     device, facts = Processes().device, facts_of(_pictures(config))
     gpu_memory = gpu_memory_of(device)
@@ -69,6 +71,16 @@ def default_model(
     with random_state_kept(device):
         model, reason = choose_model(config.minutes, memory, seconds_of)
     return model, [reason]
+
+
+def trunk_has_weights(config: TrainingConfig) -> bool:
+    """Whether the trunk's weights can be had; why not, the building of the model that is trained will say."""
+    if config.backbone_weights is None:
+        return False
+    with warnings.catch_warnings(), random_state_kept(Processes().device):
+        warnings.simplefilter("ignore")
+        model: Any = catalogue.create(config.model, backbone_weights=config.backbone_weights, **config.model_options())
+    return model.backbone.frozen
 
 
 def _pictures(config: TrainingConfig) -> DetectionDataset:

@@ -192,6 +192,10 @@ class TestLoading:
         with pytest.warns(UserWarning, match=r"no pretrained weights for backbone resnet18 \(no route to host\)"):
             assert download_body("resnet18") is None
 
+    def test_a_trunk_that_nobody_published_starts_at_random_with_a_notice(self):
+        with pytest.warns(UserWarning, match=r"for backbone mobilenetv2_035 \(timm publishes none\)"):
+            assert download_body("mobilenetv2_035") is None
+
 
 class TestUnfit:
     def test_unknown_name_offers_the_nearest(self):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from detrove.errors import InputError
 from detrove.models import catalogue
@@ -48,6 +49,24 @@ def test_a_detector_without_room_is_not_chosen() -> None:
     assert "detrove-small has no room in the memory here" in reason
 
 
+@pytest.fixture
+def weights_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As online."""
+    monkeypatch.setattr(choice, "trunk_has_weights", lambda config: True)
+
+
+def test_a_trunk_at_random_leaves_nothing_to_choose(
+    monkeypatch: pytest.MonkeyPatch, squares: Path, shared: Path
+) -> None:
+    monkeypatch.setattr(choice, "picture_seconds", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(squares / "none"))
+    for none in (None, "pretrained"):
+        assert default_model(None, False, asks(squares, backbone_weights=none), None) == ("detrove-nano", [])
+    file = shared / "weights" / "mobilenetv2_100.imagenet.safetensors"
+    assert choice.trunk_has_weights(asks(squares, backbone_weights=str(file))("detrove-nano"))
+
+
 def asks(data: Path | str = "data", **options: Any) -> Any:
     """What `train` is asked, as `default_model` hears it: a config by the detector's name."""
 
@@ -68,7 +87,6 @@ def test_nothing_is_timed_where_there_is_nothing_to_choose(monkeypatch: pytest.M
         {"settings": {"model.num_queries": 50}},
         {"settings": {"preprocessing.longer": 500}},
         {"settings": {"advise": False}},
-        {"backbone_weights": None},
     ):
         assert default_model(None, False, asks(**decided), None) == ("detrove-nano", [])
     assert default_model(None, False, asks(), devices=2) == ("detrove-nano", [])
@@ -80,6 +98,7 @@ def test_two_lengths_are_refused_before_anything_is_timed(monkeypatch: pytest.Mo
         train(squares, minutes=5, epochs=3, progress=False)
 
 
+@pytest.mark.usefixtures("weights_at_hand")
 def test_a_budget_is_timed_on_this_machine(monkeypatch: pytest.MonkeyPatch, squares: Path) -> None:
     asked = []
 
@@ -97,6 +116,7 @@ def test_a_budget_is_timed_on_this_machine(monkeypatch: pytest.MonkeyPatch, squa
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("weights_at_hand")
 def test_what_is_timed_is_what_would_be_trained(monkeypatch: pytest.MonkeyPatch, squares: Path) -> None:
     """Pictures and queries as the data set asks for them."""
     facts = DataFacts(200, 20_000, 160, median_side=30, median_share=0.03, small_share=14 / 600, longer=2000)
@@ -136,13 +156,13 @@ def test_bad_input_is_refused_before_anything_is_timed(
         train(squares, minutes=5, output=tmp_path / "taken", progress=False)
 
 
+@pytest.mark.usefixtures("weights_at_hand")
 def test_the_reason_is_told_before_the_training(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(choice, "FEWEST_MINUTES", 0.0)
     monkeypatch.setattr(choice, "picture_seconds", lambda *_: 1.0)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    train(squares, minutes=0.02, output=tmp_path / "run", settings={"workers": 0})
+    train(squares, minutes=0.02, output=tmp_path / "run", backbone_weights=None, settings={"workers": 0})
     told = " ".join(capsys.readouterr().err.split())
     assert told.index("detrove-nano, as no --model is named: 0.02 min here would show") < told.index("training detrove")
 

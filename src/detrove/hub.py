@@ -1,0 +1,42 @@
+"""The Hugging Face hub, without waiting for one that cannot be reached."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from huggingface_hub import constants
+
+PATIENCE = 5.0
+"""Seconds in which the hub's host has to accept a connection."""
+PORTS = {"https": 443, "http": 80}
+
+
+@contextmanager
+def offline_where_unreachable() -> Iterator[None]:
+    """In this block the hub's client looks into its cache alone where the hub does not answer.
+
+    By itself it asks again and again: without a network, three quarters of a minute for one trunk, also for one that is
+    in its cache. `HF_HUB_OFFLINE` decides as ever where it is set.
+    """
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not is_within_reach(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def is_within_reach(address: str) -> bool:
+    """Whether the host of a web address accepts a connection; one behind a proxy is taken to."""
+    parts = urlsplit(address)
+    if parts.hostname is None or {parts.scheme, "all"} & getproxies().keys():
+        return True
+    try:
+        socket.create_connection((parts.hostname, parts.port or PORTS.get(parts.scheme, 443)), PATIENCE).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,57 @@
+"""The hub is asked only where it answers."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from detrove import hub
+from detrove.hub import is_within_reach, offline_where_unreachable
+from detrove.nn.backbone import download_body
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def nowhere(*_: Any) -> Any:
+    raise socket.gaierror(-2, "Name or service not known")
+
+
+def test_a_host_that_listens_is_within_reach() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert is_within_reach(f"http://127.0.0.1:{port}")
+    assert not is_within_reach(f"http://127.0.0.1:{port}")
+
+
+def test_what_is_behind_a_proxy_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "create_connection", lambda *_: pytest.fail("asked"))
+    for proxies in ({"https": "http://proxy:8080"}, {"all": "socks5://proxy:1080"}):
+        monkeypatch.setattr(hub, "getproxies", lambda proxies=proxies: proxies)
+        assert is_within_reach("https://hub.example")
+
+
+def test_the_client_is_offline_in_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "create_connection", nowhere)
+    with offline_where_unreachable():
+        assert constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
+    with pytest.raises(KeyError), offline_where_unreachable():
+        raise KeyError
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_trunk_offline_is_not_asked_for_over_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client refuses each request at once, instead of trying it five times."""
+    monkeypatch.setattr(socket, "create_connection", nowhere)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert download_body("mobilenetv2_110d") is None
+    assert "no pretrained weights for backbone mobilenetv2_110d" in str(told[-1].message)
