@@ -137,11 +137,10 @@ def train_yolo(job: Job, options: argparse.Namespace, splits: Sequence[str]) -> 
     folder = options.output / "runs" / job.name
     given = {"data": str((converted / "data.yaml").resolve()), "output": str(folder.resolve()), "splits": splits}
     given |= {"size": options.size, "minutes": job.minutes, "seed": job.seed}
+    given["threads"] = options.threads if job.row == YOLO else None
     environment = {**os.environ, "YOLO_CONFIG_DIR": str(options.output.resolve())}
     environment |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
     environment.pop("OMP_NUM_THREADS", None)
-    if job.row == YOLO:
-        environment["OMP_NUM_THREADS"] = str(options.threads)
     script = Path(__file__).resolve().parent / "peers" / "ultralytics_yolo.py"
     subprocess.run([options.yolo_python, str(script), json.dumps(given)], check=True, env=environment)
     facts = json.loads((folder / "facts.json").read_text())

@@ -4,7 +4,8 @@ Run by `little_data.py` with the interpreter of that environment; nothing of det
 Ultralytics there. Its own training is called as its users call it; what it spends on validation is given back to its
 clock. The best epoch's COCO results in each split are left as Ultralytics writes them.
 
-    YOLO_PYTHON ultralytics_yolo.py '{"data": "data.yaml", "size": 320, "minutes": 10, "seed": 0, "output": "FOLDER"}'
+    YOLO_PYTHON ultralytics_yolo.py
+        '{"data": "data.yaml", "size": 320, "minutes": 10, "seed": 0, "threads": 2, "output": "FOLDER", "splits": ["val"]}'
 """
 
 from __future__ import annotations
@@ -16,20 +17,29 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 LOWEST_SCORE, OVERLAP, NUM_DETECTIONS = 0.001, 0.7, 100
 
 
 class Clock:
-    """Callbacks that take validation out of the training's minutes, and count these and the batches."""
+    """Callbacks that take validation out of the training's minutes, and count these and the batches.
 
-    def __init__(self) -> None:
+    They also set torch's `threads`, None for its own number: Ultralytics sets it to one less than there are cores, whatever
+    OMP_NUM_THREADS says.
+    """
+
+    def __init__(self, threads: int | None) -> None:
+        self.threads = threads
         self.trainer: Any = None
         self.validation_began = 0.0
         self.minutes, self.steps = 0.0, 0
 
     def on_train_start(self, trainer: Any) -> None:
-        """Remember whose clock it is."""
+        """Remember whose clock it is, and give it its threads."""
         self.trainer = trainer
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
 
     def on_train_batch_end(self, trainer: Any) -> None:
         """Count."""
@@ -52,7 +62,7 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     output = Path(job["output"]).resolve()
     shutil.rmtree(output, ignore_errors=True)
-    clock = Clock()
+    clock = Clock(job["threads"])
     model = YOLO("yolo11n.yaml")
     for event in ("on_train_start", "on_train_batch_end", "on_val_start", "on_val_end"):
         model.add_callback(event, getattr(clock, event))

@@ -7,12 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from detrove.errors import InputError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""The EXIF orientations that exchange width and height."""
+
+TOO_LARGE = f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the most that is opened at once"
+"""What to say of a picture that Pillow refuses."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture of each EXIF orientation upright."""
 
 REDUCTION_MARGIN = 2.0
 """A JPEG is decoded at a fraction of its size only where that leaves this many times the pixels a side that are needed.
@@ -28,19 +45,49 @@ def read_picture(path: str | Path) -> Image.Image:
 
     Raises `InputError`, naming the file, where it is missing, no picture, or truncated.
     """
-    path = Path(path)
+    with _loaded(Path(path)) as picture:
+        return to_rgb(picture)
+
+
+def _loaded(path: Path) -> Image.Image:
+    """The file's picture, decoded."""
     try:
-        with Image.open(path) as picture:
+        picture = Image.open(path)
+        try:
             picture.load()
-            return to_rgb(picture)
+        except BaseException:
+            picture.close()
+            raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such picture") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder, not a picture") from None
     except UnidentifiedImageError:
         raise InputError(f"{path}: not a picture that can be read; remove it or save it again as JPEG or PNG") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise InputError(f"{path}: {TOO_LARGE}; cut it into parts first") from None
+    except Exception as error:  # a damaged file may raise anything in a decoder
         raise InputError(f"{path}: cannot be decoded ({error}); remove it or save it again") from None
+    return picture
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """The EXIF orientation of a picture, 1 to 8; 1, upright, where it says none, or its EXIF cannot be read."""
+    try:
+        orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # tags of a wrong type or length, as cameras and tools write them, raise anything
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A copy of the picture as it is to be seen, which says nothing of an orientation any more."""
+    orientation = orientation_of(picture)
+    if orientation == 1:
+        return picture.copy()
+    turned = picture.transpose(_UPRIGHT[orientation])
+    turned.info = {key: value for key, value in picture.info.items() if key == "transparency"}
+    return turned
 
 
 def read_jpeg(path: str | Path, size: tuple[int, int], scale: float = 1.0) -> Tensor | None:
@@ -57,7 +104,7 @@ def read_jpeg(path: str | Path, size: tuple[int, int], scale: float = 1.0) -> Te
         data = Path(path).read_bytes()
         with Image.open(BytesIO(data)) as picture:
             ordinary = picture.format == "JPEG" and picture.mode in ("RGB", "L") and picture.size == size
-            if not ordinary or picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            if not ordinary or orientation_of(picture) != 1:
                 return None
             reduction = _reduction(scale)
             if reduction > 1:
@@ -93,7 +140,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     8 bits is scaled, where a plain conversion would clip it: integers by 65535, whatever their brightest value;
     floating-point numbers, whose type names no range, by the first of 1, 255 and 65535 that none exceeds.
     """
-    picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
         return Image.fromarray(_to_8_bit(np.asarray(picture))).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +195,40 @@ def assert_one_line_naming(path: Path) -> None:
         read_picture(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        struct.pack("<HHI4s", 256, 2, 4, b"64\0\0"),  # the width, as text
+        struct.pack("<HHII", 282, 5, 1, 0),  # a resolution of which nothing stands where it should
+    ],
+)
+def test_a_turned_picture_with_broken_exif_is_upright(tmp_path: Path, entry: bytes) -> None:
+    """As cameras and tools write it. Pillow's own turning writes EXIF anew, and fails."""
+    orientation = struct.pack("<HHIHH", 274, 3, 1, 6, 0)
+    first, second = sorted((entry, orientation), key=lambda each: each[:2])
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + first + second + struct.pack("<I", 0)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[6](corners())))
+    stored.save(tmp_path / "odd.jpg", exif=exif, quality=100, subsampling=0)
+    picture = read_picture(tmp_path / "odd.jpg")
+    np.testing.assert_allclose(np.asarray(picture).astype(int), corners(), atol=12)
+    np.testing.assert_array_equal(np.asarray(to_rgb(picture)), np.asarray(picture))  # not turned again
+
+
+def test_any_fault_of_a_decoder_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def fails(*_: object) -> None:
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fails)
+    with pytest.raises(InputError, match=r"a\.png: cannot be decoded \(unpack requires"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_a_picture_too_large_to_be_opened_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "slide.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(InputError, match=r"slide\.png: more than [\d,]+ pixels.*cut it into parts first"):
+        read_picture(tmp_path / "slide.png")

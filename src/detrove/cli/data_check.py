@@ -71,7 +71,7 @@ def check_data(
         print(in_full(diagnosis, shutil.get_terminal_size().columns))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(make_page(diagnosis), encoding="utf-8")
+        output.write_text(make_page(diagnosis), encoding="utf-8", errors="backslashreplace")
         print(f"page: {output}", file=sys.stderr)
     if cleaned is not None:
         lost, mended = sum(cleaned.left_out.values()), sum(cleaned.mended.values())

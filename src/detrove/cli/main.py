@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import time
@@ -44,6 +45,8 @@ AFTER_THE_FIRST = 5.0
 """Seconds in which a launcher ends its processes when one has ended; torchrun looks ten times a second."""
 BEYOND_US = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS})
 """Faults of the machine that a user can mend: no room on the disk, no permission."""
+BAD_PLACES = frozenset({errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
+"""A place to write to that cannot be one: below a file, a folder, a name too long."""
 
 
 def make_app() -> App:
@@ -85,6 +88,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     0 done; 2 the user's input is at fault, said in one line on standard error; 130 interrupted. Any other exception is
     our fault: it leaves here with its traceback, and Python exits with 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for names of files that are no text
     try:
         make_app()(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
@@ -98,7 +104,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        if error.errno not in BEYOND_US:
+        if error.errno not in BEYOND_US | BAD_PLACES:
             raise
         return _refuse(f"{error.filename or 'writing'}: {error.strerror}")
     return DONE

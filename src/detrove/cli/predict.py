@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -149,7 +151,7 @@ def _files(sources: Sequence[str]) -> tuple[list[Path], list[Path]]:
     files: dict[Path, Path] = {}
     for source in sources:
         for path in expand(source) or [Path(source)]:
-            files.setdefault(path.absolute(), path)
+            files.setdefault(Path(os.path.abspath(path)), path)
     pictures = [path for path in files.values() if not is_video(path)]
     return pictures, [path for path in files.values() if is_video(path)]
 
@@ -167,15 +169,19 @@ def _watch(
     from detrove.inference.video import expected_frames, predict_video
 
     found = []
-    for path, name in zip(videos, writers.relative_names(videos), strict=True):
-        place = None if output is None else output / "videos" / name
+    names = writers.relative_names(videos)
+    stems = Counter(name.with_suffix("") for name in names)
+    for path, name in zip(videos, names, strict=True):
+        # clip.mp4 is drawn into clip.mp4, and beside a clip.avi into clip.mp4.mp4
+        base = name.name if stems[name.with_suffix("")] > 1 else name.stem
+        place = None if output is None else output / "videos" / name.parent
         with told(path.name, expected_frames(path) or 0, "frames") as tell:
             found.append(
                 predict_video(
                     detector,
                     path,
-                    place.with_suffix(".mp4") if place is not None and drawn else None,
-                    place.with_suffix(".json") if place is not None else None,
+                    place / f"{base}.mp4" if place is not None and drawn else None,
+                    place / f"{base}.json" if place is not None else None,
                     threshold,
                     batch_size,
                     tell,
@@ -257,7 +263,7 @@ def _write(output: Path, kinds: Sequence[str], found: Sequence[PictureFound], la
     if "coco" in kinds:
         writers.write_json(output / "coco-results.json", writers.coco_results(found))
     if "csv" in kinds:
-        write_atomically(output / "counts.csv", writers.counts_csv(found, label_map).encode())
+        write_atomically(output / "counts.csv", writers.counts_csv(found, label_map).encode(errors=writers.ESCAPED))
     if "coco-labels" in kinds:
         writers.write_coco_set(output / "coco-labels", found, label_map)
     if "yolo" in kinds:

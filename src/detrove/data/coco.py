@@ -11,7 +11,7 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -24,10 +24,13 @@ from detrove.data.faults import AnnotationError, Fault, Faults
 from detrove.data.files import (
     LARGEST_SIDE,
     FolderListings,
+    PictureFinder,
     canonical_split,
     choose_split,
     finite,
     not_finite,
+    split_names,
+    visible,
 )
 from detrove.data.json_entries import read_entries
 
@@ -43,17 +46,12 @@ def find_splits(path: Path) -> dict[str, Path]:
     """Split name -> annotation file; empty where there is none."""
     if path.is_file():
         return {canonical_split(_split_in_name(path)): path} if path.suffix.lower() == ".json" else {}
-    files = [file for file in sorted(path.glob("annotations/*.json")) if not file.stem.startswith(_OTHER_TASKS)]
+    files = [file for file in visible(path, "annotations/*.json") if not file.stem.startswith(_OTHER_TASKS)]
     named = {file: _split_in_name(file) for file in files}
-    named |= {file: file.parent.name for file in sorted(path.glob(f"*/{_BESIDE_PICTURES}"))}
+    named |= {file: file.parent.name for file in visible(path, f"*/{_BESIDE_PICTURES}")}
     if not named:
-        named = {file: _split_in_name(file) for file in sorted(path.glob("*.json")) if _may_hold_boxes(file)}
-    canonical = [canonical_split(name) for name in named.values()]
-    # Two years of the same split keep their full names: neither is *the* training split.
-    return {
-        name if canonical.count(canonical_split(name)) > 1 else canonical_split(name): file
-        for file, name in named.items()
-    }
+        named = {file: _split_in_name(file) for file in visible(path, "*.json") if _may_hold_boxes(file)}
+    return dict(zip(split_names(list(named.values())), named, strict=True))
 
 
 def read(path: Path, split: str, faults: Faults) -> Annotations:
@@ -217,7 +215,10 @@ def _ends_of(file: Path) -> list[str]:
 def _add_pictures(builder: AnnotationsBuilder, file: Path, content: _Content, faults: Faults) -> dict[Any, int]:
     """Picture id -> index in the builder."""
     pictures: dict[Any, int] = {}
-    folder = _picture_folder(file, content, faults)
+    listings = FolderListings()
+    candidates = _picture_folders(file)
+    find = PictureFinder(candidates, listings)
+    folder = _picture_folder(file, content, candidates, find, listings, faults)
     for image, line in zip(content.images, content.image_lines, strict=True):
         fault = functools.partial(Fault, "bad picture entry", file, line=line or None)
         try:
@@ -236,25 +237,40 @@ def _add_pictures(builder: AnnotationsBuilder, file: Path, content: _Content, fa
         elif not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
             faults.add(fault(f"picture {name} is said to be {width}x{height}", "write its true size"))
         else:
-            pictures[image_id] = builder.add_picture(os.path.join(folder, name), image_id, width, height, file)
+            path = os.path.join(folder, name)
+            if path not in listings:
+                path = find(name) or path
+            pictures[image_id] = builder.add_picture(path, image_id, width, height, file)
     return pictures
 
 
-def _picture_folder(file: Path, content: _Content, faults: Faults) -> Path:
-    """The folder that holds the first picture, of those where people put them."""
-    names = [str(image.get("file_name", "")) for image in content.images if isinstance(image, dict)]
+def _picture_folders(file: Path) -> list[Path]:
+    """Where people put the pictures that an annotation file names."""
     split = _split_in_name(file)
     short = canonical_split(split)
     candidates = [file.parent]
     for root in dict.fromkeys((file.parent.parent if file.parent.name == "annotations" else file.parent, file.parent)):
         for inner in (split, short, f"images/{split}", f"images/{short}", f"{short}/images", "images", ""):
             candidates.append(root / inner)
-    candidates = list(dict.fromkeys(candidates))
-    listings = FolderListings()
+    return list(dict.fromkeys(candidates))
+
+
+def _picture_folder(
+    file: Path,
+    content: _Content,
+    candidates: Sequence[Path],
+    find: PictureFinder,
+    listings: FolderListings,
+    faults: Faults,
+) -> Path:
+    """The folder that holds the first picture; the file's own where that is found by its last parts alone."""
+    names = [str(image.get("file_name", "")) for image in content.images if isinstance(image, dict)]
     for name in names if not faults.strict else names[:1]:
         for folder in candidates:
             if name and str(folder / name) in listings:
                 return folder
+        if name and find(name):
+            return file.parent
     looked = ", ".join(str(folder) for folder in candidates[1:4])
     message = f"its picture {next(iter(names), '')!r} is not found; looked in {looked}, …"
     faults.add(Fault("missing picture", file, message, "put the pictures there"))

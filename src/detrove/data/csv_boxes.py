@@ -12,24 +12,26 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from detrove.data.annotations import Annotations, AnnotationsBuilder
 from detrove.data.faults import AnnotationError, Fault, Faults
 from detrove.data.files import (
     LARGEST_SIDE,
-    FolderListings,
+    PictureFinder,
     canonical_split,
     choose_split,
     finite,
     not_finite,
     picture_size,
     read_text,
+    same_split,
+    split_names,
+    visible,
 )
 
 PICTURE_COLUMNS = ("filename", "file_name", "path", "image", "image_path", "image_name", "img", "file")
@@ -71,10 +73,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class _Split:
-    """Where a split is written: a file, and what its split column says there (None: the whole file)."""
+    """Where a split is written: a file, and what its split column may say there (None: the whole file)."""
 
     file: Path
-    value: str | None = None
+    values: frozenset[str] | None = None
 
 
 @dataclass
@@ -109,11 +111,12 @@ def read(path: Path, split: str, faults: Faults) -> Annotations:
     chosen = layout[wanted]
     category_ids = _number_names(layout, chosen.file)
     columns, pictures = _pictures_of(chosen, faults)
-    find = _Finder(chosen.file, wanted)
+    find = _finder(chosen.file, wanted)
     builder = AnnotationsBuilder("line")
     for picture in pictures:
         try:
-            _add_picture(builder, picture, columns, chosen.file, find(picture.name), category_ids, faults)
+            path = Path(find(picture.name) or chosen.file.parent / picture.name)
+            _add_picture(builder, picture, columns, chosen.file, path, category_ids, faults)
         except AnnotationError as error:
             first, _ = picture.lines[0]
             num_boxes = sum(any(_box_cells(cells, columns)) for _, cells in picture.lines)
@@ -144,7 +147,7 @@ def understand(header: list[str]) -> Columns | None:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix.lower() == ".csv" else []
-    return [file for place in _PLACES for file in sorted(path.glob(place))]
+    return [file for place in _PLACES for file in visible(path, place)]
 
 
 def _header(file: Path) -> tuple[list[str], str]:
@@ -167,15 +170,21 @@ def _layout(path: Path) -> dict[str, _Split]:
     if len(files) == 1:
         [(file, columns)] = files.items()
         if columns.split is not None:
-            values = dict.fromkeys(_cell(cells, columns.split) for _, cells in _rows(file, Faults(strict=False)))
-            return {canonical_split(value or "all"): _Split(file, value) for value in values}
+            written = {_cell(cells, columns.split) for _, cells in _rows(file, Faults(strict=False))}
+            same: dict[str, set[str]] = {}
+            for value in sorted(written):
+                same.setdefault(same_split(value or "all"), set()).add(value)
+            names = split_names(list(same))
+            return {name: _Split(file, frozenset(values)) for name, values in zip(names, same.values(), strict=True)}
     named = {file: _split_in_name(file, path) for file in files}
+    beside = [file for file in files if file.name == _BESIDE_PICTURES and named[file] != "all"]
+    named |= dict(zip(beside, split_names([file.parent.name for file in beside]), strict=True))
     return {name if list(named.values()).count(name) == 1 else file.stem: _Split(file) for file, name in named.items()}
 
 
 def _split_in_name(file: Path, path: Path) -> str:
     if file.name == _BESIDE_PICTURES:
-        return canonical_split(file.parent.name) if file.parent != path and path.is_dir() else "all"
+        return file.parent.name if file.parent != path and path.is_dir() else "all"
     name = canonical_split(file.stem.lower().removesuffix("labels").removesuffix("annotations").rstrip("_-"))
     return name if name in ("train", "val", "test") else "all"
 
@@ -227,7 +236,7 @@ def _pictures_of(split: _Split, faults: Faults) -> tuple[Columns, list[_Picture]
     columns = _columns_of(split.file)
     pictures: dict[str, _Picture] = {}
     for number, cells in _rows(split.file, faults):
-        if split.value is not None and columns.split is not None and _cell(cells, columns.split) != split.value:
+        if split.values is not None and columns.split is not None and _cell(cells, columns.split) not in split.values:
             continue
         name = _cell(cells, columns.picture)
         if name:
@@ -241,23 +250,9 @@ def _pictures_of(split: _Split, faults: Faults) -> tuple[Columns, list[_Picture]
     return columns, list(pictures.values())
 
 
-class _Finder:
-    """Finds pictures in the folders where people put them; a path of another machine by its last parts."""
-
-    def __init__(self, file: Path, split: str) -> None:
-        roots = dict.fromkeys((file.parent, file.parent.parent))
-        self._folders = [str(root / inner.format(split=split)) for root in roots for inner in _PICTURE_FOLDERS]
-        self._listings = FolderListings()
-        self._file = file
-
-    def __call__(self, name: str) -> Path:
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        for first in range(len(parts)):
-            for folder in self._folders:
-                candidate = os.path.normpath(os.path.join(folder, *parts[first:]))
-                if candidate in self._listings:
-                    return Path(candidate)
-        return self._file.parent / name
+def _finder(file: Path, split: str) -> PictureFinder:
+    roots = (file.parent, file.parent.parent)
+    return PictureFinder(root / inner.format(split=split) for root in roots for inner in _PICTURE_FOLDERS)
 
 
 def _add_picture(

@@ -21,9 +21,9 @@ from PIL import Image
 from detrove.boxes import xyxy_to_cxcywh
 from detrove.data.annotations import Annotations
 from detrove.data.faults import Fault, Faults
-from detrove.data.files import EXIF_ORIENTATION, FolderListings
+from detrove.data.files import FolderListings
 from detrove.errors import InputError
-from detrove.pictures import read_picture
+from detrove.pictures import orientation_of, read_picture
 from detrove.structures import LabelMap, Targets
 
 FORMAT_NAMES = {"coco": "COCO JSON", "voc": "VOC XML", "yolo": "YOLO text", "csv": "CSV of boxes"}
@@ -259,7 +259,7 @@ def read_as_annotated(record: Record) -> Image.Image:
     if upright.size == (record.width, record.height):
         return upright
     with Image.open(record.path) as picture:
-        raw_size, orientation = picture.size, picture.getexif().get(EXIF_ORIENTATION)
+        raw_size, orientation = picture.size, orientation_of(picture)
     if raw_size == (record.width, record.height) and orientation in _UNDO_ORIENTATION:
         return upright.transpose(_UNDO_ORIENTATION[orientation])
     raise InputError(

@@ -31,7 +31,7 @@ def find_format(path: str | Path) -> str:
         raise InputError(reason)
     if not found:
         known = "; ".join(reader.DESCRIPTION for reader in READERS.values())
-        raise InputError(f"{path}: no annotations found; expected {known}")
+        raise InputError(f"{path}: no annotations found; expected {known}; or name the annotation file itself")
     return found[0]
 
 

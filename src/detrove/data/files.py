@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from detrove.data.faults import AnnotationError, Fault
 from detrove.errors import InputError, nearest
-from detrove.pictures import PICTURE_SUFFIXES
-
-EXIF_ORIENTATION = 0x0112
-SIDEWAYS = frozenset({5, 6, 7, 8})
-"""The EXIF orientations that exchange width and height."""
+from detrove.pictures import PICTURE_SUFFIXES, SIDEWAYS, TOO_LARGE, orientation_of
 
 LARGEST_SIDE = 10**7
 """No picture is wider or higher, in pixels: a size beyond it is a slip of the pen."""
@@ -32,6 +28,25 @@ def canonical_split(name: str) -> str:
     ('train', 'val', 'trainval')
     """
     name = name.lower().rstrip("0123456789").rstrip("_-") or name.lower()
+    return _SYNONYMS.get(name, name)
+
+
+def split_names(written: Sequence[str]) -> list[str]:
+    """What splits are called that people wrote so: the usual name where only one has it, otherwise as it is written.
+
+    None is lost so: two years, or days, of one name are splits of their own, and neither is *the* training split.
+
+    >>> split_names(["train2017", "valid"]), split_names(["day1", "day2", "val"])
+    (['train', 'val'], ['day1', 'day2', 'val'])
+    """
+    usual = [canonical_split(name) for name in written]
+    names = [short if usual.count(short) == 1 else name for name, short in zip(written, usual, strict=True)]
+    return names if len(set(names)) == len(set(written)) else list(written)
+
+
+def same_split(name: str) -> str:
+    """What is the same for all the ways to write one split in a column: lower case, val for valid and validation."""
+    name = name.strip().lower()
     return _SYNONYMS.get(name, name)
 
 
@@ -53,8 +68,17 @@ def choose_split(splits: Iterable[str], split: str, path: Path) -> str:
 
 def list_pictures(folder: Path, recursive: bool = False) -> list[Path]:
     """The picture files of a folder, by suffix, sorted; hidden files are left out."""
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(p for p in found if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith("."))
+    found = visible(folder, "**/*" if recursive else "*")
+    return [path for path in found if path.suffix.lower() in PICTURE_SUFFIXES]
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """What a pattern finds in a folder, sorted, without hidden files and folders: `._a.jpg` of macOS, `.idea/a.xml`."""
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def relative_names(paths: Sequence[Path]) -> list[Path]:
@@ -65,7 +89,7 @@ def relative_names(paths: Sequence[Path]) -> list[Path]:
     >>> relative_names([Path("a/1.jpg")])[0].as_posix()
     '1.jpg'
     """
-    absolute = [path.absolute() for path in paths]
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # `..` resolved, links not: a name stays below
     common = Path(os.path.commonpath([path.parent for path in absolute])) if absolute else Path()
     return [path.relative_to(common) for path in absolute]
 
@@ -93,10 +117,12 @@ def picture_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             width, height = picture.size
-            sideways = picture.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+            sideways = orientation_of(picture) in SIDEWAYS
     except FileNotFoundError:
         raise AnnotationError(Fault("missing picture", path, "no such picture")) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise AnnotationError(Fault("unreadable picture", path, TOO_LARGE, "cut it into parts first")) from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         message = f"not a picture that can be read ({error})"
         raise AnnotationError(Fault("unreadable picture", path, message, "remove it or save it again")) from None
     return (height, width) if sideways else (width, height)
@@ -118,6 +144,24 @@ def finite(values: Iterable[Any]) -> tuple[float, ...] | None:
 def not_finite(values: Iterable[Any]) -> str:
     """What to say of values that `finite` refuses."""
     return f"expected finite numbers, got {', '.join(str(value) for value in values)}"
+
+
+class PictureFinder:
+    """Finds pictures in the folders where people put them; a path of another machine by its last parts."""
+
+    def __init__(self, folders: Iterable[Path], listings: FolderListings | None = None) -> None:
+        self._folders = list(dict.fromkeys(str(folder) for folder in folders))
+        self._listings = listings or FolderListings()
+
+    def __call__(self, name: str) -> str | None:
+        """The path of the picture that is called so, None where there is none."""
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        for first in range(len(parts)):
+            for folder in self._folders:
+                candidate = os.path.normpath(os.path.join(folder, *parts[first:]))
+                if candidate in self._listings:
+                    return candidate
+        return None
 
 
 class FolderListings:

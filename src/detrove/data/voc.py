@@ -19,19 +19,21 @@ from detrove.data.annotations import Annotations, AnnotationsBuilder
 from detrove.data.faults import AnnotationError, Fault, Faults
 from detrove.data.files import (
     LARGEST_SIDE,
-    canonical_split,
     choose_split,
     finite,
     list_pictures,
     not_finite,
     picture_size,
     read_text,
+    split_names,
+    visible,
 )
 
 DESCRIPTION = "VOC XML (Annotations/*.xml, JPEGImages/, ImageSets/Main/SPLIT.txt)"
 
 _PICTURE_FOLDERS = ("JPEGImages", "images", "Images")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_WITH_PRESENCE = re.compile(r"\S\s+(-1|0|1)$")
 _OBJECT = re.compile(r"<object[\s>/]")
 
 
@@ -93,24 +95,36 @@ def read(path: Path, split: str, faults: Faults) -> Annotations:
 
 def _layout(path: Path) -> dict[str, _Split]:
     for folder in (path / "Annotations", path / "annotations"):
-        if next(folder.glob("*.xml"), None) is not None:
+        if visible(folder, "*.xml"):
             pictures = next((path / name for name in _PICTURE_FOLDERS if (path / name).is_dir()), folder)
-            lists = [file for file in sorted(path.glob("ImageSets/Main/*.txt")) if not _is_class_list(file)]
+            lists = [file for file in visible(path, "ImageSets/Main/*.txt") if not _is_class_list(file, folder)]
             if lists:
-                return {canonical_split(file.stem): _Split(folder, pictures, file) for file in lists}
+                names = split_names([file.stem for file in lists])
+                return {name: _Split(folder, pictures, file) for name, file in zip(names, lists, strict=True)}
             return {"all": _Split(folder, pictures)}
-    folders = sorted({file.parent for file in path.glob("*/*.xml")})
+    folders = sorted({file.parent for file in visible(path, "*/*.xml")})
     if folders:
-        return {canonical_split(folder.name): _Split(folder, folder) for folder in folders}
-    if next(path.glob("*.xml"), None) is not None:
+        names = split_names([folder.name for folder in folders])
+        return {name: _Split(folder, folder) for name, folder in zip(names, folders, strict=True)}
+    if visible(path, "*.xml"):
         return {"all": _Split(path, path)}
     return {}
 
 
-def _is_class_list(file: Path) -> bool:
-    """VOC's per-class lists (`cat_train.txt`) have a second column that says whether the class is present."""
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        return len(next(lines, "").split()) > 1
+def _is_class_list(file: Path, annotations: Path) -> bool:
+    """VOC's per-class lists (`cat_train.txt`) have a second column, -1, 0 or 1, that says whether the class is present.
+
+    A picture may be called so too, "IMG 1": then there are its annotations.
+    """
+    lines = _lines_of(file.read_text(encoding="utf-8-sig", errors="replace"))
+    if not lines or not all(_WITH_PRESENCE.search(line) for line in lines):
+        return False
+    return not any((annotations / f"{line}.xml").exists() for line in lines)
+
+
+def _lines_of(text: str) -> list[str]:
+    """The lines of a list that are not blank."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _annotation_folders(layout: dict[str, _Split]) -> list[Path]:
@@ -119,10 +133,10 @@ def _annotation_folders(layout: dict[str, _Split]) -> list[Path]:
 
 def _files_of(split: _Split, faults: Faults) -> list[Path]:
     """The annotation files of a split that are there; those that cannot be read among them."""
-    there = sorted(split.annotations.glob("*.xml"))
+    there = visible(split.annotations, "*.xml")
     if split.names is None:
         return there
-    names = dict.fromkeys(read_text(split.names).split())
+    names = dict.fromkeys(_lines_of(read_text(split.names)))
     files = {name: split.annotations / f"{name.removesuffix('.xml')}.xml" for name in names}
     known = frozenset(there)
     for name, file in files.items():
@@ -136,7 +150,7 @@ def _read_all(layout: dict[str, _Split], faults: Faults) -> dict[Path, _Labels]:
     """The annotation files of all splits: only together do they say which classes there are."""
     labels = {}
     for folder in _annotation_folders(layout):
-        for file in sorted(folder.glob("*.xml")):
+        for file in visible(folder, "*.xml"):
             try:
                 labels[file] = _parse(file)
             except AnnotationError as error:

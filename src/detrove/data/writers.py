@@ -47,7 +47,9 @@ def write_coco(folder: Path, splits: Mapping[str, Annotations], link: bool = Fal
             names = _names_of_pictures(annotations)
             _place_pictures(place / split, annotations, names, link)
             content = json.dumps(coco_content(annotations, names), ensure_ascii=False)
-            (place / "annotations" / f"instances_{split}.json").write_text(content, encoding="utf-8")
+            (place / "annotations" / f"instances_{split}.json").write_text(
+                content, encoding="utf-8", errors="backslashreplace"
+            )
             written.num_pictures[split], written.num_boxes[split] = len(annotations), annotations.num_boxes
     return written
 
@@ -149,6 +151,9 @@ def _place_pictures(folder: Path, annotations: Annotations, names: list[Path], l
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
+    except FileExistsError:  # a picture that is listed twice
+        if not target.samefile(source):
+            raise
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
             raise

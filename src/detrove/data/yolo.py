@@ -1,8 +1,9 @@
 """YOLO text: one `.txt` per picture, a line per object, and a `data.yaml` that names splits and classes.
 
 A line is `class cx cy width height`, fractions of the upright picture, or `class x1 y1 x2 y2 x3 y3 …`, an outline whose
-extent is the box. `images/…/a.jpg` has its labels in `labels/…/a.txt`, or beside it; a picture without a label file is
-background. Category ids are the class numbers, from 0. Sizes come from the pictures' headers.
+extent is the box; where `data.yaml` has `kpt_shape`, keypoints stand behind the box and are left out. `images/…/a.jpg`
+has its labels in `labels/…/a.txt`, or beside it; a picture without a label file is background. Category ids are the
+class numbers, from 0. Sizes come from the pictures' headers.
 
 In `data.yaml`, `names` is a list or number: name; a split is a folder, a text file with a picture a line, or several of
 these. Paths that another machine wrote are followed by their last parts. Without `data.yaml`, the names are the lines
@@ -11,6 +12,7 @@ of `classes.txt`, and the splits are the folders: `images/SPLIT`, `SPLIT/images`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,13 +23,14 @@ import yaml
 from detrove.data.annotations import Annotations, AnnotationsBuilder
 from detrove.data.faults import AnnotationError, Fault, Faults
 from detrove.data.files import (
-    canonical_split,
     choose_split,
     finite,
     list_pictures,
     not_finite,
     picture_size,
     read_text,
+    split_names,
+    visible,
 )
 from detrove.errors import InputError
 
@@ -40,12 +43,16 @@ _SPLIT_NAMES = ("train", "val", "test", "all")
 
 @dataclass
 class _Description:
-    """What names the classes and the splits: `file`, and the folder `base` that its paths start from."""
+    """What names the classes and the splits: `file`, and the folder `base` that its paths start from.
+
+    `keypoint_values` follow each box in labels of poses; None: the labels are boxes or outlines.
+    """
 
     file: Path
     base: Path
     names: Any
     sources: dict[str, list[str]]
+    keypoint_values: int | None = None
 
 
 def is_split_name(key: str) -> bool:
@@ -73,7 +80,7 @@ def read(path: Path, split: str, faults: Faults) -> Annotations:
         raise AnnotationError(Fault("no pictures", description.file, message, "put them there or correct the path"))
     builder = AnnotationsBuilder("line")
     for picture in paths:
-        _add_picture(builder, picture, names, description.file, faults)
+        _add_picture(builder, picture, names, description, faults)
     return builder.finish(names, _labels_without_picture(paths))
 
 
@@ -82,20 +89,28 @@ def _describe(path: Path) -> _Description | None:
     if file is None:
         return _describe_by_folders(path) if path.is_dir() else None
     content = _load(file)
-    sources: dict[str, list[str]] = {}
-    for key, value in content.items():
-        if is_split_name(str(key)) and value:
-            sources.setdefault(
-                canonical_split(key), [str(each) for each in (value if type(value) is list else [value])]
-            )
+    written = {str(key): value for key, value in content.items() if is_split_name(str(key)) and value}
+    sources = {
+        name: [str(each) for each in (value if type(value) is list else [value])]
+        for name, value in zip(split_names(list(written)), written.values(), strict=True)
+    }
     if not sources:
         sources = _folders_of_splits(file.parent)
-    return _Description(file, file.parent / str(content.get("path") or "."), content["names"], sources)
+    base = file.parent / str(content.get("path") or ".")
+    return _Description(file, base, content["names"], sources, _keypoint_values(content))
+
+
+def _keypoint_values(content: Mapping[str, Any]) -> int | None:
+    """How many numbers of keypoints follow a box, where the labels are those of poses; None where they are not."""
+    shape = content.get("kpt_shape")
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(number) is int for number in shape):
+        return None
+    return shape[0] * shape[1]
 
 
 def _describe_by_folders(path: Path) -> _Description | None:
     """Splits by their folders and names by `classes.txt`, where there are both, and labels."""
-    places = (path, path / "labels", *sorted(path.glob("labels/*")), *sorted(path.glob("*/")))
+    places = (path, path / "labels", *visible(path, "labels/*"), *visible(path, "*/"))
     file = next((place / name for place in places for name in _CLASS_FILES if (place / name).is_file()), None)
     sources = _folders_of_splits(path) if file else {}
     if file is None or not sources:
@@ -107,13 +122,13 @@ def _describe_by_folders(path: Path) -> _Description | None:
 def _folders_of_splits(path: Path) -> dict[str, list[str]]:
     """Split -> its folder of pictures, in the layouts that tools write; only where labels are in reach of it."""
     for pattern, place in (("images/*/", 0), ("*/images/", 1), ("images/", None), ("*/", 0), ("", None)):
-        folders = sorted(path.glob(pattern)) if pattern else [path]
+        folders = visible(path, pattern) if pattern else [path]
         labelled = [folder for folder in folders if _has_labels(folder)]
         if labelled and place is None:
             return {"all": [str(labelled[0].relative_to(path))]}
         if labelled:
-            names = {folder: folder.name if place == 0 else folder.parent.name for folder in labelled}
-            return {canonical_split(name): [str(folder.relative_to(path))] for folder, name in names.items()}
+            names = split_names([folder.name if place == 0 else folder.parent.name for folder in labelled])
+            return {name: [str(folder.relative_to(path))] for name, folder in zip(names, labelled, strict=True)}
     return {}
 
 
@@ -129,7 +144,7 @@ def _description_file(path: Path) -> Path | None:
     for name in ("data.yaml", "data.yml"):
         if (path / name).is_file():
             return path / name
-    candidates = [file for pattern in ("*.yaml", "*.yml") for file in sorted(path.glob(pattern)) if _may_describe(file)]
+    candidates = [file for pattern in ("*.yaml", "*.yml") for file in visible(path, pattern) if _may_describe(file)]
     return candidates[0] if len(candidates) == 1 else None
 
 
@@ -221,7 +236,11 @@ def _labels_without_picture(paths: list[Path]) -> list[str]:
     known = {_label_file(path) for path in paths}
     folders = {label.parent for label in known} - {path.parent for path in paths}
     strays = sorted(
-        file for folder in folders if folder.is_dir() for file in folder.glob("*.txt") if file.name not in _CLASS_FILES
+        file
+        for folder in folders
+        if folder.is_dir()
+        for file in visible(folder, "*.txt")
+        if file.name not in _CLASS_FILES
     )
     strays = [file for file in strays if file not in known]
     if not strays:
@@ -230,7 +249,7 @@ def _labels_without_picture(paths: list[Path]) -> list[str]:
 
 
 def _add_picture(
-    builder: AnnotationsBuilder, path: Path, names: dict[int, str], description_file: Path, faults: Faults
+    builder: AnnotationsBuilder, path: Path, names: dict[int, str], description: _Description, faults: Faults
 ) -> None:
     label_file = _label_file(path)
     lines: list[tuple[int, str]] = []
@@ -243,7 +262,7 @@ def _add_picture(
     picture = builder.add_picture(path, len(builder) + 1, width, height, label_file)
     for number, line in lines:
         try:
-            category, (left, top, w, h) = _read_line(line, number, label_file, names, description_file.name)
+            category, (left, top, w, h) = _read_line(line, number, label_file, names, description)
         except AnnotationError as error:
             faults.add(error.fault)
         else:
@@ -264,7 +283,7 @@ def _numbered_lines(file: Path) -> list[tuple[int, str]]:
 
 
 def _read_line(
-    line: str, number: int, file: Path, names: dict[int, str], named_in: str
+    line: str, number: int, file: Path, names: dict[int, str], description: _Description
 ) -> tuple[int, tuple[float, ...]]:
     """The class number and left, top, width, height as fractions of the picture."""
     fault = partial(Fault, file=file, line=number, entry=f"line {number}", num_boxes=1)
@@ -273,13 +292,15 @@ def _read_line(
         raise AnnotationError(fault("bad box", message=not_finite(line.split()), remedy="correct or delete it"))
     category, numbers = values[0], values[1:]
     if category not in names:
-        message = f"class {line.split()[0]} has no name in {named_in} (it names 0..{max(names)})"
+        message = f"class {line.split()[0]} has no name in {description.file.name} (it names 0..{max(names)})"
         raise AnnotationError(fault("unknown category", message=message, remedy="add its name or correct the line"))
-    if len(numbers) == 4:
-        cx, cy, w, h = numbers
+    behind, expected = description.keypoint_values, "'class cx cy width height'"
+    if len(numbers) == 4 or (behind is not None and len(numbers) == 4 + behind):
+        cx, cy, w, h = numbers[:4]
         return int(category), (cx - w / 2, cy - h / 2, w, h)
-    if len(numbers) >= 6 and len(numbers) % 2 == 0:
+    if behind is None and len(numbers) >= 6 and len(numbers) % 2 == 0:
         left, top = min(numbers[::2]), min(numbers[1::2])
         return int(category), (left, top, max(numbers[::2]) - left, max(numbers[1::2]) - top)
-    message = f"expected 'class cx cy width height', got {len(values)} values"
+    expected += f" and {behind} numbers of keypoints (kpt_shape)" if behind else ""
+    message = f"expected {expected}, got {len(values)} values"
     raise AnnotationError(fault("bad box", message=message, remedy="correct the line"))

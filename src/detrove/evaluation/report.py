@@ -94,7 +94,7 @@ def write_report(
     if facts:
         page.section("About this report")
         page.table(["", ""], list(facts.items()))
-    write_atomically(path, page.to_html().encode())
+    write_atomically(path, page.to_html().encode(errors="backslashreplace"))
 
 
 def thresholds_of_categories(

@@ -98,7 +98,9 @@ def _expand_path(source: str | Path) -> list[Path] | None:
     path = Path(source)
     if path.is_dir():
         pictures = sorted(
-            entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES and entry.is_file()
+            entry
+            for entry in path.iterdir()
+            if entry.suffix.lower() in PICTURE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
         )
         if not pictures:
             raise InputError(f"{path}: no pictures in this folder (looked for {', '.join(sorted(PICTURE_SUFFIXES))})")

@@ -21,6 +21,9 @@ from detrove.drawing import draw_detections
 from detrove.errors import InputError
 from detrove.structures import Detections, LabelMap
 
+ESCAPED = "backslashreplace"
+"""What becomes of the bytes of a file's name that are no text: escapes, which JSON reads back."""
+
 
 @dataclass(frozen=True)
 class PictureFound:
@@ -101,7 +104,7 @@ def counts_csv(found: Sequence[PictureFound], label_map: LabelMap) -> str:
 
 def write_json(path: Path, values: Any) -> None:
     """Plain values as indented JSON."""
-    write_atomically(path, f"{json.dumps(values, indent=1, ensure_ascii=False)}\n".encode())
+    write_atomically(path, f"{json.dumps(values, indent=1, ensure_ascii=False)}\n".encode(errors=ESCAPED))
 
 
 def write_drawing(path: Path, picture: Image.Image, detections: Detections) -> None:

@@ -7,17 +7,14 @@ import binascii
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from detrove.errors import InputError
-from detrove.pictures import to_rgb
+from detrove.pictures import SIDEWAYS, orientation_of, to_rgb
 from detrove.serving.refusals import Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is read. Pillow knows others, some of which hand the file to another program."""
-
-SIDEWAYS = frozenset({5, 6, 7, 8})
-"""EXIF orientations that swap width and height."""
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError)
 """What Pillow raises for damaged files, by format and kind of damage."""
@@ -79,7 +76,7 @@ def from_base64(name: str, text: str) -> bytes:
 def _is_sideways(picture: Image.Image) -> bool:
     if picture.format == "PNG" and "exif" not in picture.info:
         return False  # Pillow would decode the picture to look for it behind the pixels
-    return picture.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
+    return orientation_of(picture) in SIDEWAYS
 
 
 def _too_many_pixels(name: str, found: str, megapixels: float) -> Refusal:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import detrove
 from detrove.cli import main
+from detrove.data.scenes import make_scenes
 from detrove.errors import InputError
 
 
@@ -143,3 +146,11 @@ def test_completion_knows_verbs_and_options(shell: str) -> None:
     script = main.make_app().generate_completion(shell=shell)  # pyright: ignore[reportArgumentType]
     assert "predict" in script
     assert "threshold" in script
+
+
+def test_a_place_below_a_file_is_one_line(detrove_command: Callable, tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("")
+    data = make_scenes(tmp_path / "scenes", {"train": 2, "val": 2, "test": 2})
+    answer = detrove_command("data", "convert", data, "--to", "coco", "--output", tmp_path / "afile" / "x")
+    assert answer.status == 2
+    assert re.search(r"^detrove: error: .*afile.*Not a directory$", answer.err, re.MULTILINE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,50 @@ def test_a_video_is_drawn_and_told(detrove_command: Callable, weights: Path, pho
     assert re.search(r"walk.avi +3 +5 ", answer.out)
     assert len(json.loads((output / "videos" / "walk.json").read_text())["frames"]) == 3
     assert (output / "videos" / "walk.mp4").stat().st_size > 500
+    (tmp_path / "walk.mkv").write_bytes((tmp_path / "walk.avi").read_bytes())
+    both = tmp_path / "both"
+    detrove_command("predict", weights, tmp_path / "walk.avi", tmp_path / "walk.mkv", "--output", both)
+    assert {path.name for path in (both / "videos").iterdir()} == {
+        "walk.avi.json",
+        "walk.avi.mp4",
+        "walk.mkv.json",
+        "walk.mkv.mp4",
+    }
     alone = json.loads(detrove_command("predict", weights, tmp_path / "walk.avi", "--json").out)
     assert alone["pictures"] == []
     assert alone["videos"][0]["frames"] == 3
+
+
+def test_originals_are_never_drawn_over(
+    detrove_command: Callable, weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sources above the present folder: what is drawn stays below the output."""
+    here = tmp_path / "project" / "scripts"
+    here.mkdir(parents=True)
+    (photos / "b.png").rename(here / "b.png")
+    before = (photos / "a.jpg").read_bytes()
+    monkeypatch.chdir(here)
+    found = tmp_path / "found"
+    assert detrove_command("predict", weights, "b.png", "../../photos/a.jpg", "--output", found).status == 0
+    assert (photos / "a.jpg").read_bytes() == before
+    drawn = {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()}
+    assert {"pictures/photos/a.jpg", "pictures/project/scripts/b.png"} <= drawn
+
+
+def test_hidden_files_are_no_pictures(detrove_command: Callable, weights: Path, photos: Path) -> None:
+    (photos / "._a.jpg").write_bytes(b"\0\5\x16\7")
+    assert detrove_command("predict", weights, photos).status == 0
+
+
+def test_names_that_are_no_text(detrove_command: Callable, weights: Path, photos: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    try:
+        (photos / "a.jpg").rename(photos / name)
+    except OSError:
+        pytest.skip("this file system takes names of text alone")
+    answer = detrove_command("predict", weights, photos, "--output", tmp_path / "found", "--save", "coco,csv")
+    assert answer.status == 0
+    assert "caf\\udce9.jpg" in answer.out
+    results = json.loads((tmp_path / "found" / "coco-results.json").read_text(encoding="utf-8"))
+    assert name in {entry["file_name"] for entry in results}
+    assert (tmp_path / "found" / "counts.csv").exists()

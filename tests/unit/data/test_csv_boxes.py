@@ -100,3 +100,27 @@ def test_faults_have_their_lines(tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError, match=r"boxes\.csv:6: names no picture"):
         open_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("written", "splits"),
+    [
+        (("fold0", "fold1"), {"fold0": 1, "fold1": 1}),
+        (("Train", "train "), {"train": 2}),
+        (("val", "Validation"), {"val": 2}),
+        (("train2017", "train"), {"train2017": 1, "train": 1}),
+    ],
+)
+def test_no_value_of_a_split_column_is_lost(tmp_path: Path, written: tuple[str, ...], splits: dict[str, int]) -> None:
+    rows = "".join(f"{name},ant,4,6,14,18,{split}\n" for name, split in zip(("a.jpg", "b.jpg"), written, strict=True))
+    root = write_csv(tmp_path, f"image,class,x1,y1,x2,y2,split\n{rows}")
+    assert set(find_splits(root)) == set(splits)
+    assert {split: len(open_dataset(root, split)) for split in splits} == splits
+
+
+def test_folders_with_a_file_each_are_splits_of_their_own(tmp_path: Path) -> None:
+    for name in ("batch1", "batch2"):
+        write_picture(tmp_path / name / f"{name}.jpg")
+        (tmp_path / name / "_annotations.csv").write_text(f"image,class,x1,y1,x2,y2\n{name}.jpg,ant,4,6,14,18\n")
+    assert find_splits(tmp_path) == ("batch1", "batch2")
+    assert open_dataset(tmp_path, "batch2").records[0].path.name == "batch2.jpg"

@@ -224,3 +224,53 @@ def test_real_ground_truth_is_the_file(shared: Path) -> None:
     ours = open_dataset(shared / "data" / "coco-mini", "train").ground_truth()
     assert rows(ours["annotations"]) == rows(written["annotations"])
     assert {image["id"] for image in ours["images"]} == {image["id"] for image in written["images"]}
+
+
+def test_voc_folders_and_lists_of_one_name_are_splits_of_their_own(tmp_path: Path) -> None:
+    for name in ("batch1", "batch2"):
+        write_picture(tmp_path / "folders" / name / f"{name}.jpg", 40, 30)
+        (tmp_path / "folders" / name / f"{name}.xml").write_text(voc_xml([("dog", (4, 6, 14, 18))]))
+    assert find_splits(tmp_path / "folders") == ("batch1", "batch2")
+    root = write_voc(tmp_path)
+    lists = root / "ImageSets" / "Main"
+    (lists / "train.txt").rename(lists / "train2007.txt")
+    (lists / "train2012.txt").write_text("b\n")
+    assert find_splits(root) == ("val", "train2007", "train2012")
+    assert [open_dataset(root, split).records[0].path.name for split in ("train2007", "train2012")] == [
+        "a.jpg",
+        "b.jpg",
+    ]
+
+
+@pytest.mark.parametrize("names", [("IMG 0", "IMG 1"), ("blood cell (1)", "blood cell (2)")])
+def test_voc_lists_of_names_with_spaces(tmp_path: Path, names: tuple[str, str]) -> None:
+    """The last word may look like the second column of VOC's lists of a class."""
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (tmp_path / "Annotations").mkdir()
+    for name, split in zip(names, ("train", "test"), strict=True):
+        write_picture(tmp_path / "JPEGImages" / f"{name}.jpg", 40, 30)
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(voc_xml([("dog", (4, 6, 14, 18))]))
+        (lists / f"{split}.txt").write_text(f"{name}\n\n")
+    assert find_splits(tmp_path) == ("train", "test")
+    assert [record.path.stem for record in open_dataset(tmp_path, "test").records] == [names[1]]
+
+
+def test_hidden_files_are_no_annotations(tmp_path: Path) -> None:
+    """As macOS leaves them on other systems' disks, and editors in their folders."""
+    root = write_coco(tmp_path)
+    (root / "annotations" / "._instances_train2017.json").write_bytes(b"\0\5\x16\7")
+    (root / ".idea").mkdir()
+    (root / ".idea" / "misc.xml").write_text("<project/>")
+    assert find_splits(root) == ("train",)
+    assert len(open_dataset(root)) == 2
+
+
+@pytest.mark.parametrize("written", ["images\\{}", "/data/upload/1/{}", "C:\\set\\images\\{}", "images/{}"])
+def test_coco_paths_of_another_machine(tmp_path: Path, written: str) -> None:
+    content = coco_content()
+    for entry in content["images"]:
+        write_picture(tmp_path / "images" / entry["file_name"], entry["width"], entry["height"])
+        entry["file_name"] = written.format(entry["file_name"])
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    assert [record.path.name for record in open_dataset(tmp_path).records] == ["a.jpg", "b.jpg"]

@@ -12,6 +12,7 @@ from makers import coco_content, write_coco, write_picture, write_voc
 
 from detrove.data import find_splits, open_dataset
 from detrove.data.annotations import Annotations, joined
+from detrove.data.files import relative_names
 from detrove.data.writers import write_coco as to_coco
 from detrove.data.writers import write_yolo as to_yolo
 from detrove.errors import InputError
@@ -131,3 +132,33 @@ def test_splits_joined_hold_each_picture_once(tmp_path: Path) -> None:
     assert [Path(path).name for path in whole.paths] == ["a.jpg", "b.jpg"]
     assert whole.image_ids.tolist() == [1, 2]
     assert whole.num_boxes == 3
+
+
+def test_nothing_is_written_beside_the_folder(tmp_path: Path) -> None:
+    """Pictures that are named with `..` are called by where they are."""
+    names = relative_names([tmp_path / "set" / "a.jpg", tmp_path / "set" / ".." / ".." / tmp_path.name / "b" / "c.jpg"])
+    assert [name.as_posix() for name in names] == ["set/a.jpg", "b/c.jpg"]
+
+
+def test_a_picture_listed_twice_is_linked_once(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "set")
+    file = root / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["images"].append({**content["images"][0], "id": 11})
+    file.write_text(json.dumps(content))
+    written = to_coco(tmp_path / "out", {"train": open_dataset(root).annotations}, link=True)
+    assert len(open_dataset(written.folder)) == 3
+    assert (tmp_path / "out" / "train" / "a.jpg").samefile(root / "train2017" / "a.jpg")
+
+
+def test_names_that_are_no_text_are_written_and_read_again(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    try:
+        write_picture(tmp_path / name, 40, 30)
+    except OSError:
+        pytest.skip("this file system takes names of text alone")
+    images = [{"id": 1, "file_name": name, "width": 40, "height": 30}]
+    box = {"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4]}
+    (tmp_path / "train.json").write_text(json.dumps(coco_content(images=images, annotations=[box])))
+    written = to_coco(tmp_path / "out", {"train": open_dataset(tmp_path).annotations})
+    assert [record.path.name for record in open_dataset(written.folder).records] == [name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from makers import write_picture, write_yolo
 
@@ -88,4 +89,34 @@ def test_pictures_and_names_without_labels_are_no_data_set(tmp_path: Path) -> No
     write_picture(tmp_path / "images" / "a.jpg")
     (tmp_path / "classes.txt").write_text("nut\n")
     with pytest.raises(InputError, match="no annotations found"):
+        open_dataset(tmp_path)
+
+
+def test_folders_of_days_are_splits_of_their_own(tmp_path: Path) -> None:
+    for day, count in (("day1", 2), ("day2", 3)):
+        for number in range(count):
+            add(tmp_path, f"images/{day}/{number}.jpg", f"labels/{day}/{number}.txt")
+    (tmp_path / "classes.txt").write_text("nut\n")
+    assert find_splits(tmp_path) == ("day1", "day2")
+    assert [len(open_dataset(tmp_path, day)) for day in ("day1", "day2")] == [2, 3]
+
+
+def test_two_keys_of_one_meaning_are_two_splits(tmp_path: Path) -> None:
+    for split in ("train", "val", "valid"):
+        add(tmp_path, f"images/{split}/{split}.jpg", f"labels/{split}/{split}.txt")
+    places = "".join(f"{split}: images/{split}\n" for split in ("train", "val", "valid"))
+    (tmp_path / "data.yaml").write_text(f"names: [nut]\n{places}")
+    assert find_splits(tmp_path) == ("train", "val", "valid")
+    assert open_dataset(tmp_path, "val").records[0].path.name == "val.jpg"
+
+
+@pytest.mark.parametrize("line", ["0 0.7 0.7 0.2 0.2 0.65 0.65 0.75 0.75", "0 0.7 0.7 0.2 0.2"])
+def test_keypoints_behind_a_box_are_left_out(tmp_path: Path, line: str) -> None:
+    write_picture(tmp_path / "images" / "a.jpg", 100, 100)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text(line)
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [nut]\nkpt_shape: [2, 2]\n")
+    np.testing.assert_allclose(open_dataset(tmp_path).records[0].boxes_xyxy, [[60, 60, 80, 80]])
+    (tmp_path / "labels" / "a.txt").write_text("0 0.7 0.7 0.2 0.2 0.65 0.65")
+    with pytest.raises(InputError, match=r"a\.txt:1: expected 'class cx cy width height' and 4 numbers of keypoints"):
         open_dataset(tmp_path)

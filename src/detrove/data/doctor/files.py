@@ -19,7 +19,7 @@ from PIL import Image
 from detrove.data import similar
 from detrove.data.annotations import Annotations
 from detrove.data.doctor.findings import Finding, Place, make_finding
-from detrove.data.files import EXIF_ORIENTATION, SIDEWAYS
+from detrove.pictures import SIDEWAYS, orientation_of
 
 _AT_ONCE = 16
 _MOST_THREADS = 8
@@ -74,7 +74,7 @@ def _look(path: str) -> Look:
         with Image.open(path) as picture:
             size = picture.size
             try:
-                orientation = int(picture.getexif().get(EXIF_ORIENTATION) or 1)
+                orientation = orientation_of(picture)
                 picture.load()
             except Exception as error:  # a damaged file may raise anything in a decoder
                 return Look(size, 1, "truncated picture", _reason(error))
