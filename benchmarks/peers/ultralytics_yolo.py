@@ -4,8 +4,8 @@ Run by `little_data.py` with the interpreter of that environment; nothing of det
 Ultralytics there. Its own training is called as its users call it; what it spends on validation is given back to its
 clock. The best epoch's COCO results in each split are left as Ultralytics writes them.
 
-    YOLO_PYTHON ultralytics_yolo.py
-        '{"data": "data.yaml", "size": 320, "minutes": 10, "seed": 0, "threads": 2, "output": "FOLDER", "splits": ["val"]}'
+    YOLO_PYTHON ultralytics_yolo.py '{"data": "data.yaml", "size": 320, "minutes": 10, "seed": 0, "threads": 2,
+        "output": "FOLDER", "splits": ["val"]}'
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOWEST_SCORE, OVERLAP, NUM_DETECTIONS = 0.001, 0.7, 100
 class Clock:
     """Callbacks that take validation out of the training's minutes, and count these and the batches.
 
-    They also set torch's `threads`, None for its own number: Ultralytics sets it to one less than there are cores, whatever
+    They also set torch's `threads`, None for Ultralytics' own number: one less than there are cores, whatever
     OMP_NUM_THREADS says.
     """
 

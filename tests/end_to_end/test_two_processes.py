@@ -35,7 +35,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUD
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten pictures to train on, five to validate on, and six of which one has an object."""
     folder = tmp_path_factory.mktemp("data")
-    write_data(folder, "train", [1, 3, 2, 1, 4, 1, 2, 1, 2, 3], seed=1)  # two boxes a step, see `share_count`
+    write_data(folder, "train", [1, 3, 2, 1, 4, 1, 2, 1, 2, 3], seed=1)  # two boxes a step, see `count_boxes`
     write_data(folder, "val", [1, 2, 1, 3, 2], seed=2)
     write_data(folder, "sparse", [0, 0, 2, 0, 0, 0], seed=3)
     return folder

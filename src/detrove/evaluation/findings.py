@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from detrove.evaluation.errors import ErrorAnalysis
@@ -15,6 +16,9 @@ KIND_MEANINGS = {
     "around nothing": "no object of that class there",
     "missed objects": "objects that no detection explains",
 }
+
+LEAST_CHANGE = 0.02
+"""Of AP over the last quarter of the validations, or since the best one, that is worth a word."""
 
 ABOUT_WORST = (
     "The pictures with the lowest F1. Look for what they have in common: small or hidden objects, a kind of scene that "
@@ -153,24 +157,31 @@ def about_loss(losses: Sequence[float | None]) -> str:
     return f"{text} Here it went from {known[0]:.2f} to {known[-1]:.2f}."
 
 
-def about_progress(values: Sequence[float]) -> str:
-    """The caption of the validation curves."""
+def luck(num_objects: int) -> float:
+    """The change of AP that a measure on so many objects cannot tell from chance: the largest standard error of a share
+    of them, at least `LEAST_CHANGE`."""
+    return max(LEAST_CHANGE, 0.5 / math.sqrt(max(1, num_objects)))
+
+
+def about_progress(values: Sequence[float], num_objects: int) -> str:
+    """The caption of the validation curves: of AP on so many objects, and what of its changes is more than luck."""
     text = "Measured on pictures that training never saw."
-    if len(values) < 3:
+    if len(values) < 4:
         return f"{text} The last AP is {values[-1]:.3f}."
-    recent = values[-1] - values[len(values) * 3 // 4 - 1]
-    best = max(values)
-    if best - values[-1] > 0.02:
+    last_quarter = values[-max(1, len(values) // 4) :]
+    before = max(values[: -len(last_quarter)])
+    least = luck(num_objects)
+    if before - max(last_quarter) > least:
         return (
-            f"{text} AP was best at {best:.3f} and fell to {values[-1]:.3f}: the detector has begun to learn the "
-            "training pictures by heart. The best weights are the ones that were kept; more pictures would help more "
-            "than more epochs."
+            f"{text} AP was best at {before:.3f} and fell to {values[-1]:.3f}. The best weights are the ones that were "
+            "kept."
         )
-    if recent > 0.02:
-        return f"{text} AP rose by {recent:.3f} over the last quarter and had not levelled off: train longer."
-    return (
-        f"{text} AP had levelled off at {values[-1]:.3f}: more pictures or a larger model help now, more epochs do not."
-    )
+    if max(last_quarter) - before > least:
+        return (
+            f"{text} AP rose by {max(last_quarter) - before:.3f} over the last quarter and had not levelled off: train "
+            "longer."
+        )
+    return f"{text} AP was flat over the last quarter, where the rate is low too: {values[-1]:.3f} at the end."
 
 
 def about_classes(metrics: Metrics) -> str:

@@ -84,7 +84,7 @@ def write_report(
     page.bullets(findings.advice(metrics, errors) if stood_out is None else stood_out)
     _add_pictures(page, errors, ground_truth, dataset)
     if history:
-        _add_learning_curves(page, history)
+        _add_learning_curves(page, history, int((~errors.truth.is_crowd).sum()))
     _add_precision_recall(page, accumulate(ground_truth, results))
     _add_errors(page, errors)
     _add_classes(page, metrics, errors, by_category)
@@ -140,7 +140,7 @@ def _add_pictures(page: Page, errors: ErrorAnalysis, ground_truth: Mapping[str, 
         page.pictures(examples)
 
 
-def _add_learning_curves(page: Page, history: Sequence[Mapping[str, Any]]) -> None:
+def _add_learning_curves(page: Page, history: Sequence[Mapping[str, Any]], num_objects: int) -> None:
     page.section("How it learned")
     epochs = [line["epoch"] for line in history]
     validated = [line for line in history if line.get("ap") is not None]
@@ -168,7 +168,7 @@ def _add_learning_curves(page: Page, history: Sequence[Mapping[str, Any]]) -> No
             for name in ("ap", "ap50", "ap75")
         ]
         chart = line_chart(series, "On the validation pictures", "epoch", "average precision", (0, 1))
-        charts.append((chart, findings.about_progress([float(line["ap"]) for line in validated])))
+        charts.append((chart, findings.about_progress([float(line["ap"]) for line in validated], num_objects)))
     if any("learning_rate" in line for line in history):
         rates = Series("learning rate", epochs, [line.get("learning_rate") for line in history])
         charts.append(

@@ -45,8 +45,8 @@ class Criterion:
 
         With noised objects, as in training with denoising, also `denoising_class`, … each (L,). `num_boxes` is what
         box and focal terms are divided by, where these pictures are only a part of a step's; by default `count_boxes`.
-        What is a mean over queries (softmax), over a process's own noised objects (DN-DETR) or over cells of which each
-        object takes several is so over these pictures alone.
+        What is a mean over queries (softmax) or over a process's own noised objects (DN-DETR) is so over these pictures
+        alone.
         """
         num_boxes = count_boxes(targets) if num_boxes is None else num_boxes
         matches = match(predictions.logits, predictions.boxes, targets, self.cost)
@@ -74,7 +74,7 @@ class Criterion:
             matches = match(logits, boxes, targets, self.cost)
             return self._compare(logits, boxes, targets, matches, num_boxes)
         matches = match_several(logits, boxes, targets, self.cost, self.cells_per_object)
-        return self._compare(logits, boxes, targets, matches, share_count(matches.query.shape[1]))
+        return self._compare(logits, boxes, targets, matches, num_boxes * self.cells_per_object)
 
     def _compare_denoised(self, denoised: Denoised, targets: Sequence[Targets], num_boxes: float) -> dict[str, Tensor]:
         """The slots that count, as those of one picture: which object each restores is known."""
@@ -126,11 +126,7 @@ class Criterion:
 
 def count_boxes(targets: Sequence[Targets]) -> float:
     """max(objects in all processes / number of processes, 1), the divisor of the box and focal terms."""
-    return share_count(sum(len(target) for target in targets))
-
-
-def share_count(count: int) -> float:
-    """The mean of a count over all processes, at least 1."""
+    count = sum(len(target) for target in targets)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
         total = torch.tensor(float(count), device=device)

@@ -132,7 +132,7 @@ def _describe(backbone: Backbone, images: ImageBatch, boxes: Tensor) -> Tensor:
         roi_align(level.features, [regions], 1, level.shape[1] / images.pixels.shape[-1], aligned=True)
         for level in backbone(images)
     ]
-    return torch.cat(pooled, dim=1).flatten(1).double().cpu()
+    return torch.cat(pooled, dim=1).flatten(1).cpu().double()  # not every device has double
 
 
 def _told_apart(samples: list[_Sample]) -> float:

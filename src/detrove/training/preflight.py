@@ -1,7 +1,7 @@
 """Before a training: can anything be learned from these pictures, by this detector, on this machine?
 
 Four looks. The data doctor names every fault in the labels. A trunk that has weights is asked whether boxes belong to
-their pictures. A copy of the detector learns a few pictures by heart. A whole step is tried for its memory. What makes
+their pictures. A whole step is tried for its memory. A copy of the detector learns a few pictures by heart. What makes
 a training pointless is an `InputError` in one line; `--set preflight=false` trains all the same.
 """
 
@@ -89,21 +89,21 @@ def preflight_model(
     device: torch.device,
     fits: bool = False,
 ) -> list[str]:
-    """Ask the trunk about the boxes, let a copy of the detector learn a few pictures by heart, and try a whole step.
+    """Ask the trunk about the boxes, try a whole step, and let a copy of the detector learn a few pictures by heart.
 
-    What there is to tell of it, in lines. Raises `InputError` where boxes do not belong to their pictures, where these
-    cannot be learned, or where a step does not fit the memory. None of it is done before a training of fewer than 200
-    steps. The first two take a twentieth of a budget at most, and 15 and 45 seconds. `fits`: the step is known to.
+    What there is to tell of it, in lines. Raises `InputError` where boxes do not belong to their pictures, where a step
+    does not fit the memory, or where the pictures cannot be learned. None of it is done before a training of fewer than
+    200 steps. The first and the last take a twentieth of a budget at most, and 15 and 45 seconds. `fits`: the step is
+    known to.
     """
     steps = allowed_steps(config, len(training))
     if not config.preflight or not steps:
         return []
     seconds = allowed_seconds(config)
     told = refuse_boxes_of_nothing(config, model, training, device, min(SIGNAL_SECONDS, seconds))
-    told += refuse_unlearnable(config, model, criterion, training, device, steps, seconds)
     if not fits:
         refuse_too_large(config, model, criterion, training, device)
-    return told
+    return told + refuse_unlearnable(config, model, criterion, training, device, steps, seconds)
 
 
 def refuse_boxes_of_nothing(

@@ -26,9 +26,13 @@ from detrove.data import DetectionDataset
 from detrove.data.batching import evaluation_batch
 from detrove.errors import InputError, NotFiniteError
 from detrove.losses import Criterion, match
+from detrove.losses.criterion import count_boxes
+from detrove.nn.recompute import recompute_layers
 from detrove.structures import ImageBatch, Targets
 from detrove.training.config import TrainingConfig
 from detrove.training.optimizer import build_optimizer, set_rates
+from detrove.training.parts import parts_of
+from detrove.training.trainer import AUTOCAST, in_full_precision
 from detrove.training.watch import some_pictures
 
 NUM_PICTURES = 4
@@ -110,6 +114,8 @@ def rehearse(
     with random_state_kept(device):
         torch.manual_seed(config.seed)
         copied = copy.deepcopy(model).to(device)
+        if config.recompute:
+            recompute_layers(copied)
         try:
             before, _ = _examine(copied, criterion, images, targets)
             done, step_seconds = _learn(copied, criterion, config, images, targets, steps, started + seconds)
@@ -117,8 +123,8 @@ def rehearse(
         except torch.OutOfMemoryError:
             height, width = images.pixels.shape[2:]
             raise InputError(
-                f"no room in the device's memory for {len(chosen)} pictures of {width}x{height}: choose a smaller "
-                "--size or --model, or --set recompute=true"
+                f"no room in the device's memory for {len(chosen)} pictures of {width}x{height}, "
+                f"{_at_once(config, len(chosen))} at once: choose a smaller --size or --model, or --set recompute=true"
             ) from None
     if done < FEWEST_STEPS and math.isfinite(after):
         return None
@@ -157,19 +163,33 @@ def _step(
     targets: list[Targets],
     factor: float,
 ) -> bool:
-    """One step at so much of the recipe's rates; False, and nothing changed, where the numbers are lost."""
+    """One step at so much of the recipe's rates, in parts and in the precision of the training's own.
+
+    False, and no weight changed, where the numbers are lost.
+    """
     set_rates(optimizer, factor)
-    try:
-        loss = criterion.total(criterion(model(images, targets), targets))
-    except NotFiniteError:
-        return False
-    if not loss.isfinite():
-        return False
     optimizer.zero_grad()
-    loss.backward()
+    num_parts = -(-len(targets) // _at_once(config, len(targets)))
+    num_boxes = count_boxes(targets) / num_parts
+    precision = AUTOCAST.get(config.mixed_precision)
+    for pictures, objects in parts_of(images, targets, num_parts):
+        try:
+            with torch.autocast(pictures.pixels.device.type, precision, enabled=precision is not None):
+                predictions = model(pictures, objects)
+            loss = criterion.total(criterion(in_full_precision(predictions), objects, num_boxes)) / num_parts
+        except NotFiniteError:
+            return False
+        if not loss.isfinite():
+            return False
+        loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), config.recipe.clip_norm)
     optimizer.step()
     return True
+
+
+def _at_once(config: TrainingConfig, num_pictures: int) -> int:
+    """Pictures that a step of the training computes at once, of so many."""
+    return min(num_pictures, -(-config.recipe.batch_size // config.accumulate))
 
 
 @torch.no_grad()

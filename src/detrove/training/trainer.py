@@ -196,7 +196,7 @@ class Trainer:
                 self._save_last()
             best_ap = self.position.best_ap
             try:
-                self._validate()
+                self._add_to_last_line(self._validate())
             except KeyboardInterrupt:
                 if self.processes.number > 1:  # the others wait for what this one will not do
                     raise
@@ -401,7 +401,7 @@ class Trainer:
             due = last or affordable(self.clock, sum(self.validation_seconds), self._expected_validation())
             [due] = self.processes.of_main(due and not self.interruption.requested)
             measured = self._validate() if due else None
-            self.lines.append(line | (measured.metrics.to_json() | {"watch": self.watched} if measured else {}))
+            self.lines.append(line | self._told_of(measured))
             self.folder.write_metrics(self.lines)
             self._tell_epoch(measured)
             if (time.monotonic() - self.saved_at) * SAVING_SHARE >= self.saving_seconds and not last:
@@ -445,6 +445,16 @@ class Trainer:
                 checkpoints.save(self.validation.detector(weights, measured), self.folder.best, training=facts)
         self.validation_seconds.append(time.monotonic() - started)
         return measured
+
+    def _add_to_last_line(self, measured: Measured | None) -> None:
+        """A validation after the last epoch's line was written stands in that line."""
+        if measured is not None and self.lines and self.lines[-1]["step"] == self.position.step:
+            self.lines[-1] |= self._told_of(measured)
+            self.folder.write_metrics(self.lines)
+
+    def _told_of(self, measured: Measured | None) -> dict[str, Any]:
+        """What a line of metrics.jsonl says of a validation."""
+        return {} if measured is None else measured.metrics.to_json() | {"watch": self.watched}
 
     def _expected_validation(self) -> float:
         """Seconds that the next validation will take: as the last, at first as training on its pictures."""

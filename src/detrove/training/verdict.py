@@ -6,7 +6,6 @@ rule that cannot be decided (too few validations, too few boxes) stays silent ra
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from detrove.data import DetectionDataset
 from detrove.data.dataset import evenly_spaced
 from detrove.evaluation import ErrorAnalysis, Metrics, analyse_errors, coco_results, findings
+from detrove.evaluation.findings import luck
 from detrove.evaluation.matching import BoxTable
 from detrove.evaluation.queries import duplicate_rate
 from detrove.evaluation.report import thresholds_of_categories
@@ -27,10 +27,11 @@ NOTHING_LEARNED = 0.01
 """AP below which a detector has found nothing worth the name."""
 FEWEST_VALIDATIONS = 4
 """Below, a curve cannot be judged."""
-LEAST_CHANGE = 0.02
-"""AP gained over the last quarter of the validations, or lost since the best one, that is worth a word."""
 BY_HEART = 0.2
-"""AP on training pictures above that on others, from which on a detector knows its pictures by heart."""
+"""AP on training pictures above that on others, from which on a detector knows its pictures by heart; half as much
+where AP on others falls."""
+VARIATION = {"crop": 0.5, "colour": 0.3, "mosaic": 0.5}
+"""Random changes of the pictures that are worth a try against that, as settings of the recipe."""
 FEW_BOXES, WEAK = 50, 0.5
 """A class with fewer boxes to learn from, and with an AP below this share of the mean, lacks boxes."""
 SMALL_SIDE, MANY_SMALL, FEWEST_SMALL = 16.0, 0.1, 10
@@ -52,7 +53,7 @@ class Evidence:
     latter at the thresholds. `sides` (G,) are the square roots of the areas of the true boxes of `errors`, in pixels at
     the training size, whose longer side is `size`. `boxes_of_class` counts training boxes by class name.
     `training_ap` is the AP of the same weights on training pictures, None where it was not measured. `alarm` is what
-    the watch told last, or "".
+    the watch told last, or "". `variation` are the settings that would vary the pictures more than they were.
     """
 
     lines: Sequence[Mapping[str, Any]]
@@ -63,6 +64,7 @@ class Evidence:
     boxes_of_class: Mapping[str, int]
     training_ap: float | None = None
     alarm: str = ""
+    variation: Sequence[str] = ()
 
     @property
     def num_objects(self) -> int:
@@ -108,6 +110,7 @@ def gather(
         dict(zip(training_data.label_map.names, counts, strict=True)),
         known,
         next((line["watch"]["alarm"] for line in reversed(lines) if "alarm" in line.get("watch", {})), ""),
+        [f"--set {name}={value}" for name, value in VARIATION.items() if getattr(config.recipe, name) < value],
     )
 
 
@@ -158,20 +161,30 @@ def under_trained(evidence: Evidence) -> str | None:
 
 
 def learned_by_heart(evidence: Evidence) -> str | None:
-    """AP fell after its best, or is far better on the pictures that were trained on."""
-    aps, ap, known = evidence.aps, evidence.metrics.ap or 0.0, evidence.training_ap
-    signs = []
-    if known is not None and known - ap > max(BY_HEART, luck(evidence.num_objects)):
-        signs.append(f"AP is {known:.3f} on training pictures and {ap:.3f} on others")
-    if len(aps) >= FEWEST_VALIDATIONS and max(aps) - max(aps[-max(1, len(aps) // 4) :]) > luck(evidence.num_objects):
-        best = [line["epoch"] for line in evidence.lines if "ap" in line][aps.index(max(aps))]
-        signs.append(f"AP fell from {max(aps):.3f} in epoch {best} to {aps[-1]:.3f}")
-    if not signs:
+    """AP is far better on the pictures that were trained on, or better there and falling on others."""
+    ap, known, fall = evidence.metrics.ap or 0.0, evidence.training_ap, fallen(evidence)
+    if known is None or known - ap <= max(BY_HEART / (1 if fall is None else 2), luck(evidence.num_objects)):
         return None
-    return (
-        f"Over-fitted: {', and '.join(signs)}. More labelled pictures help most; then more variation (--set crop=0.5, "
-        "--set colour=0.3, --set mosaic=0.5)."
-    )
+    signs = [f"AP is {known:.3f} on training pictures and {ap:.3f} on others", *([] if fall is None else [fall])]
+    tried = f"; then more variation ({', '.join(evidence.variation)})" if evidence.variation else ""
+    return f"Over-fitted: {', and '.join(signs)}. More labelled pictures help most{tried}."
+
+
+def fell_back(evidence: Evidence) -> str | None:
+    """AP fell after its best, and nothing shows that training pictures are learned by heart."""
+    fall = fallen(evidence)
+    if fall is None or learned_by_heart(evidence) is not None:
+        return None
+    return f"{fall}: the weights of the best epoch are kept. A lower rate, or more steps, would make it steadier."
+
+
+def fallen(evidence: Evidence) -> str | None:
+    """How far AP was below its best over the last quarter of the validations, in words; None where it may be luck."""
+    aps = evidence.aps
+    if len(aps) < FEWEST_VALIDATIONS or max(aps) - max(aps[-max(1, len(aps) // 4) :]) <= luck(evidence.num_objects):
+        return None
+    best = [line["epoch"] for line in evidence.lines if "ap" in line][aps.index(max(aps))]
+    return f"AP fell from {max(aps):.3f} in epoch {best} to {aps[-1]:.3f}"
 
 
 def few_boxes(evidence: Evidence) -> str | None:
@@ -192,6 +205,25 @@ def few_boxes(evidence: Evidence) -> str | None:
 
 def too_small(evidence: Evidence) -> str | None:
     """Small objects are missed where others are found."""
+    shares = shares_found(evidence)
+    if shares is None:
+        return findings.weak_small(evidence.metrics)
+    of_small, of_others = shares
+    if of_small >= WEAK * of_others:
+        return None
+    counted = ~evidence.errors.truth.is_crowd
+    small = (counted & (evidence.sides < SMALL_SIDE)).sum() / counted.sum()
+    larger = 2 * evidence.size
+    left = (counted & (2 * evidence.sides < SMALL_SIDE)).sum() / counted.sum()
+    return (
+        f"Too small for the size: {small:.0%} of the objects are under {SMALL_SIDE:.0f} pixels "
+        f"at --size {evidence.size}; {of_small:.0%} of those are found, of the others {of_others:.0%}. Try --size "
+        f"{larger} (then {left:.0%} are), or --tiles for large pictures."
+    )
+
+
+def shares_found(evidence: Evidence) -> tuple[float, float] | None:
+    """Which share of the small objects is found, and of the others; None where there are too few small ones to say."""
     truth, matching = evidence.errors.truth, evidence.errors.matching
     counted = ~truth.is_crowd
     small = counted & (evidence.sides < SMALL_SIDE)
@@ -200,16 +232,7 @@ def too_small(evidence: Evidence) -> str | None:
         return None
     found = np.zeros(len(truth), dtype=bool)
     found[matching.truth_of[matching.is_hit]] = True
-    of_small, of_others = found[small].mean(), found[others].mean()
-    if of_small >= WEAK * of_others:
-        return None
-    larger = 2 * evidence.size
-    left = (counted & (2 * evidence.sides < SMALL_SIDE)).sum() / counted.sum()
-    return (
-        f"Too small for the size: {small.sum() / counted.sum():.0%} of the objects are under {SMALL_SIDE:.0f} pixels "
-        f"at --size {evidence.size}; {of_small:.0%} of those are found, of the others {of_others:.0%}. Try --size "
-        f"{larger} (then {left:.0%} are), or --tiles for large pictures."
-    )
+    return float(found[small].mean()), float(found[others].mean())
 
 
 def duplicates(evidence: Evidence) -> str | None:
@@ -263,6 +286,7 @@ RULES: tuple[Callable[[Evidence], str | None], ...] = (
     learned_nothing,
     under_trained,
     learned_by_heart,
+    fell_back,
     too_small,
     few_boxes,
     duplicates,
@@ -274,18 +298,20 @@ RULES: tuple[Callable[[Evidence], str | None], ...] = (
 )
 
 
-def luck(num_objects: int) -> float:
-    """The change of AP that a measure on so many objects cannot tell from chance: the largest standard error of a share
-    of them, at least `LEAST_CHANGE`."""
-    return max(LEAST_CHANGE, 0.5 / math.sqrt(max(1, num_objects)))
-
-
 def _nothing(evidence: Evidence) -> str:
-    """What was looked at in vain."""
-    levelled = "AP had levelled off" if len(evidence.aps) >= FEWEST_VALIDATIONS else "too few validations for a curve"
+    """What was looked at in vain; nothing of what could not be judged."""
+    ap = evidence.metrics.ap or 0.0
+    curve = "AP was flat at the end, where the rate is low too" if len(evidence.aps) >= FEWEST_VALIDATIONS else ""
+    weak = [values["ap"] for values in evidence.metrics.per_class.values() if (values["ap"] or ap) < WEAK * ap]
+    rate = duplicate_rate(evidence.errors.truth, evidence.errors.found)
+    sound = [
+        curve or "too few validations for a curve",
+        "no class is far below the others" if len(evidence.metrics.per_class) > 1 and not weak else "",
+        "small objects are found as others are" if shares_found(evidence) else "",
+        "hardly any object is shown twice" if rate is not None and rate < MANY_DUPLICATES else "",
+    ]
     known = "" if evidence.training_ap is None else f", {evidence.training_ap:.3f} on training pictures"
     return (
-        f"Nothing stands out: AP {evidence.metrics.ap:.3f}{known}; {levelled}; no class is short of boxes, small "
-        "objects are found as others are, hardly any is shown twice. What is left to try: more pictures, or a larger "
-        "--model."
+        f"Nothing stands out: AP {ap:.3f}{known}; {', '.join(filter(None, sound))}. What is left to try: more "
+        "pictures, a longer training, a larger --model."
     )

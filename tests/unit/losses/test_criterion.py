@@ -7,7 +7,7 @@ import torch
 
 from detrove.boxes import cxcywh_to_xyxy, iou_xyxy
 from detrove.losses import Criterion, MatchCost
-from detrove.losses.criterion import count_boxes, share_count
+from detrove.losses.criterion import count_boxes
 from detrove.losses.matcher import match, match_several
 from detrove.losses.terms import box_losses, focal_class_loss, quality_class_loss, softmax_class_loss
 from detrove.structures import Predictions, Proposals, Targets
@@ -108,18 +108,37 @@ def test_encoder_learns_nothing_unless_told():
     assert list(criterion("focal")(predictions, targets)) == ["class", "box", "giou"]
 
 
-def test_several_cells_to_one_object_divide_by_the_cells():
+def test_several_cells_to_one_object_divide_by_as_many():
     predictions, targets = scene((3, 0, 2), CLASSES, encoder=True)
     subject = criterion("focal", encoder_classes="true", cells_per_object=4)
     losses = subject(predictions, targets)
     logits, boxes = predictions.encoder.logits[None], predictions.encoder.boxes[None]
     matches = match_several(logits, boxes, targets, subject.cost, 4)
-    cells = matches.query.shape[1]
-    assert cells > 5
+    assert matches.query.shape[1] > 5
     goals = torch.stack([targets[p].boxes[t] for p, t in zip(matches.picture[0], matches.target[0], strict=True)])
-    box, giou = box_losses(boxes[0, matches.picture[0], matches.query[0]][None], goals[None], cells)
+    box, giou = box_losses(boxes[0, matches.picture[0], matches.query[0]][None], goals[None], 5 * 4)
     torch.testing.assert_close(losses["encoder_box"], box)
     torch.testing.assert_close(losses["encoder_giou"], giou)
+
+
+@pytest.mark.parametrize("num_parts", [2, 4])
+def test_proposals_weigh_the_same_in_a_step_of_several_parts(num_parts):
+    """Two pictures without objects beside two with many: their cells weigh as they do in one part."""
+    counts = (0, 0, 6, 4)
+    subject = criterion("quality", encoder_classes="true", cells_per_object=4)
+    whole, targets = scene(counts, CLASSES, encoder=True)
+    subject.total(subject(whole, targets)).backward()
+    predictions, targets = scene(counts, CLASSES, encoder=True)
+    each = 4 // num_parts
+    for first in range(0, 4, each):
+        part = slice(first, first + each)
+        encoder = Proposals(predictions.encoder.logits[part], predictions.encoder.boxes[part])
+        shown = Predictions(predictions.logits[:, part], predictions.boxes[:, part], encoder=encoder)
+        losses = subject(shown, targets[part], num_boxes=count_boxes(targets) / num_parts)
+        (subject.total(losses) / num_parts).backward()
+    torch.testing.assert_close(predictions.encoder.logits.grad, whole.encoder.logits.grad)
+    torch.testing.assert_close(predictions.encoder.boxes.grad, whole.encoder.boxes.grad)
+    torch.testing.assert_close(predictions.logits.grad, whole.logits.grad)
 
 
 @pytest.mark.parametrize("class_loss", ["softmax", "focal", "quality"])
@@ -163,4 +182,4 @@ def test_divisor_is_the_mean_over_processes(monkeypatch, own, others, divisor):
     monkeypatch.setattr(f"{distributed}.get_backend", lambda: "gloo")
     monkeypatch.setattr(f"{distributed}.get_world_size", lambda: 2)
     monkeypatch.setattr(f"{distributed}.all_reduce", all_reduce)
-    assert share_count(own) == divisor
+    assert count_boxes([Targets(torch.zeros(own, dtype=torch.int64), torch.zeros(own, 4))]) == divisor

@@ -153,6 +153,30 @@ def test_a_rehearsal_learns_and_leaves_no_trace(squares: Path):
 
 
 @pytest.mark.slow
+def test_a_rehearsal_computes_as_many_at_once_as_its_training(squares: Path, monkeypatch: pytest.MonkeyPatch):
+    model = toy(dropout=0.0)
+    seen: list[tuple[int, torch.dtype]] = []
+
+    def heard(module: torch.nn.Module, inputs: Any, answer: Any) -> None:
+        if module.training:
+            seen.append((len(inputs[0].sizes), answer.logits.dtype))
+
+    handle = model.register_forward_hook(heard)
+    arguments = (model, catalogue.criterion_for(model))
+    data, cpu = open_dataset(squares, "train"), torch.device("cpu")
+    config = dataclasses.replace(config_of(squares, accumulate=2), mixed_precision="bf16", recompute=True)
+    in_parts = rehearse(*arguments, config, data, cpu, steps=10, seconds=60)
+    assert seen[:2] == [(2, torch.bfloat16)] * 2
+    seen.clear()
+    at_once = rehearse(*arguments, config_of(squares), data, cpu, steps=10, seconds=60)
+    handle.remove()
+    assert seen[0] == (4, torch.float32)
+    assert in_parts is not None
+    assert at_once is not None
+    assert in_parts.after == pytest.approx(at_once.after, rel=0.2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [3.0, 1e30])
 def test_a_rate_that_learns_nothing_is_refused(squares: Path, rate: float):
     config = config_of(squares)

@@ -482,7 +482,11 @@ def test_ctrl_c_ends_cleanly(squares: Path, tmp_path: Path):
     assert process.returncode == 0
     assert "done True" in printed
     assert load(output).thresholds is not None
-    assert json.loads((output / "last" / "state.json").read_text())["step"] >= 3
+    step = json.loads((output / "last" / "state.json").read_text())["step"]
+    assert step >= 3
+    last = lines_of(output)[-1]
+    assert last["step"] == step
+    assert last["ap"] is not None  # that of the weights that were kept
 
 
 def test_a_run_on_tiles_is_validated_and_predicts_on_tiles(squares: Path, tmp_path: Path, capsys, tiny_options):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from detrove.evaluation.errors import ErrorAnalysis
+from detrove.evaluation.findings import luck
 from detrove.evaluation.matching import BoxTable, match
 from detrove.evaluation.metrics import METRIC_NAMES, Metrics
 from detrove.training.progress import learning_curves, sparkline
-from detrove.training.verdict import Evidence, luck, verdict
+from detrove.training.verdict import Evidence, verdict
 
 SIDE = 40.0
 
@@ -55,7 +56,23 @@ LEVEL = [0.1, 0.3, 0.4, 0.45, 0.47, 0.48, 0.48, 0.48]
 
 def test_a_sound_training_is_called_so():
     [said] = verdict(evidence(LEVEL))
-    assert said.startswith("Nothing stands out: AP 0.480, 0.480 on training pictures; AP had levelled off;")
+    assert said.startswith("Nothing stands out: AP 0.480, 0.480 on training pictures; AP was flat at the end")
+    assert "hardly any object is shown twice" in said
+    for unjudged in ("class", "small objects"):  # there is one class, and no small object
+        assert unjudged not in said
+
+
+def test_only_what_was_judged_is_called_sound():
+    per_class = {name: {"ap": ap, "ap50": ap, "num_boxes": 1} for name, ap in (("nut", 0.7), ("bolt", 0.1))}
+    metrics = metrics_of(0.4, **per_class)
+    [said] = verdict(evidence(LEVEL, metrics=metrics, training_ap=0.4))
+    assert "no class" not in said  # bolt is far below, of which one box says nothing
+    per_class["bolt"]["ap"] = 0.3
+    [said] = verdict(evidence(LEVEL, metrics=metrics_of(0.5, **per_class), training_ap=0.5))
+    assert "no class is far below the others" in said
+    weak = replace(metrics_of(0.48), ap_small=0.2, ap_large=0.7)
+    [said] = verdict(evidence(LEVEL, metrics=weak))
+    assert said.startswith("Small objects are the weak side: AP 0.200 against 0.700")
 
 
 @pytest.mark.parametrize(
@@ -63,8 +80,16 @@ def test_a_sound_training_is_called_so():
     [
         ({"aps": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]}, r"^Under-trained: AP rose by 0\.200 .* to 0\.800"),
         (
-            {"aps": [0.1, 0.4, 0.5, 0.5, 0.45, 0.42, 0.41, 0.4]},
-            r"^Over-fitted: AP fell from 0\.500 in epoch 3 to 0\.400",
+            {"aps": [0.1, 0.4, 0.5, 0.5, 0.45, 0.42, 0.41, 0.4], "training_ap": 0.65},
+            r"^Over-fitted: AP is 0\.650 on .*, and AP fell from 0\.500 in epoch 3 to 0\.400.*help most\.$",
+        ),
+        (
+            {"aps": LEVEL, "training_ap": 0.9, "variation": ["--set colour=0.3"]},
+            r"help most; then more variation \(--set colour=0\.3\)\.$",
+        ),
+        (  # 3.5 minutes of circuit boards: noise, and nothing learned by heart
+            {"aps": [0.123, 0.2, 0.243, 0.146, 0.283, 0.253, 0.259, 0.234, 0.234], "training_ap": 0.29},
+            r"^AP fell from 0\.283 in epoch 5 to 0\.234: the weights of the best epoch are kept",
         ),
         ({"aps": LEVEL, "training_ap": 0.9}, r"^Over-fitted: AP is 0\.900 on training pictures and 0\.480 on others"),
         ({"aps": [0.002, 0.004]}, r"^Nothing was learned yet: AP 0\.004 after 20 steps"),
