@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -31,12 +33,25 @@ def offline_where_unreachable() -> Iterator[None]:
 
 
 def is_within_reach(address: str) -> bool:
-    """Whether the host of a web address accepts a connection; one behind a proxy is taken to."""
+    """Whether the host of a web address accepts a connection; one behind a proxy is taken to. Asked once a minute."""
     parts = urlsplit(address)
     if parts.hostname is None or {parts.scheme, "all"} & getproxies().keys():
         return True
+    return _accepts(parts.hostname, parts.port or PORTS.get(parts.scheme, 443), int(time.monotonic() / 60))
+
+
+@functools.cache
+def _accepts(host: str, port: int, minute: int) -> bool:  # noqa: ARG001
+    """Whether one of the host's addresses accepts a connection, all within `PATIENCE`."""
+    deadline = time.monotonic() + PATIENCE
     try:
-        socket.create_connection((parts.hostname, parts.port or PORTS.get(parts.scheme, 443)), PATIENCE).close()
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    return True
+    for *_, address in found:
+        try:
+            socket.create_connection((str(address[0]), port), max(0.01, deadline - time.monotonic())).close()
+        except OSError:
+            continue
+        return True
+    return False

@@ -151,9 +151,10 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    full_range = 65535.0
     if np.issubdtype(values.dtype, np.floating):
         highest = values.max(initial=0.0, where=np.isfinite(values))
-        full_range = next((limit for limit in (1.0, 255.0) if highest <= limit), full_range)
+        full_range = next((limit for limit in (1.0, 255.0) if highest <= limit), 65535.0)
         values = np.nan_to_num(values, nan=0.0, posinf=full_range, neginf=0.0)
-    return np.clip(np.round(values.astype(np.float64) / full_range * 255), 0, 255).astype(np.uint8)
+        return np.clip(np.round(values.astype(np.float64) / full_range * 255), 0, 255).astype(np.uint8)
+    whole = np.clip(values, 0, 65535).astype(np.uint32)
+    return ((whole + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257; no value lies between two

@@ -216,6 +216,14 @@ def test_a_turned_picture_with_broken_exif_is_upright(tmp_path: Path, entry: byt
     np.testing.assert_array_equal(np.asarray(to_rgb(picture)), np.asarray(picture))  # not turned again
 
 
+def test_every_value_of_16_bits_is_rounded_to_the_nearest() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    expected = np.round(values.astype(np.float64) / 65535 * 255).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(values)))[..., 0], expected)
+    beyond = Image.fromarray(np.array([[-5, 70_000]], dtype=np.int32))
+    np.testing.assert_array_equal(np.asarray(to_rgb(beyond))[..., 0], [[0, 255]])
+
+
 def test_any_fault_of_a_decoder_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
 

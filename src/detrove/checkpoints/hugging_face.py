@@ -374,6 +374,15 @@ Converted by detrove {version("detrove")} from its detector `{detector}`.
 Where transformers computes otherwise than detrove and the official code: {DIFFERENCES[detector]}.
 
 Score thresholds and the data set's own category ids are not stored here: classes are numbered by their slots.
+{_about_tiles(checkpoint)}"""
+
+
+def _about_tiles(checkpoint: Checkpoint) -> str:
+    if checkpoint.tiling is None:
+        return ""
+    return f"""
+It was trained to look at large pictures in {checkpoint.tiling.describe()}. That is not stored here either: cut them, or
+say `--tiles {checkpoint.tiling.size}` to detrove.
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -209,7 +210,21 @@ def _calibration(dataset: DetectionDataset | None, data: str | None, format: str
         )
     if "train" in find_splits(data, format):
         dataset = open_dataset(data, "train", format)
-    return [dataset[index].image for index in _evenly(len(dataset), CALIBRATION_PICTURES)]
+    return _Read(dataset, _evenly(len(dataset), CALIBRATION_PICTURES))
+
+
+@dataclass(frozen=True)
+class _Read(Sequence["Image.Image"]):
+    """Some pictures of a data set, each decoded when it is asked for."""
+
+    dataset: DetectionDataset
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.dataset[self.indices[place]].image
 
 
 def _as_json(exported: Exported) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -28,6 +28,7 @@ from detrove.data.files import (
     canonical_split,
     choose_split,
     finite,
+    in_place,
     not_finite,
     split_names,
     visible,
@@ -46,12 +47,15 @@ def find_splits(path: Path) -> dict[str, Path]:
     """Split name -> annotation file; empty where there is none."""
     if path.is_file():
         return {canonical_split(_split_in_name(path)): path} if path.suffix.lower() == ".json" else {}
-    files = [file for file in visible(path, "annotations/*.json") if not file.stem.startswith(_OTHER_TASKS)]
+    files = [file for file in sorted(visible(path, "annotations/*.json")) if not file.stem.startswith(_OTHER_TASKS)]
     named = {file: _split_in_name(file) for file in files}
-    named |= {file: file.parent.name for file in visible(path, f"*/{_BESIDE_PICTURES}")}
+    named |= {file: file.parent.name for file in sorted(visible(path, f"*/{_BESIDE_PICTURES}"))}
     if not named:
-        named = {file: _split_in_name(file) for file in visible(path, "*.json") if _may_hold_boxes(file)}
-    return dict(zip(split_names(list(named.values())), named, strict=True))
+        named = {file: _split_in_name(file) for file in sorted(visible(path, "*.json")) if _may_hold_boxes(file)}
+    names = list(named.values())
+    # Of two files of one name the last has it, and the others are called as they are.
+    own = [file.stem if name in names[place + 1 :] else name for place, (file, name) in enumerate(named.items())]
+    return dict(zip(split_names(own), named, strict=True))
 
 
 def read(path: Path, split: str, faults: Faults) -> Annotations:
@@ -215,10 +219,7 @@ def _ends_of(file: Path) -> list[str]:
 def _add_pictures(builder: AnnotationsBuilder, file: Path, content: _Content, faults: Faults) -> dict[Any, int]:
     """Picture id -> index in the builder."""
     pictures: dict[Any, int] = {}
-    listings = FolderListings()
-    candidates = _picture_folders(file)
-    find = PictureFinder(candidates, listings)
-    folder = _picture_folder(file, content, candidates, find, listings, faults)
+    folder, first = _picture_folder(file, content, faults)
     for image, line in zip(content.images, content.image_lines, strict=True):
         fault = functools.partial(Fault, "bad picture entry", file, line=line or None)
         try:
@@ -237,9 +238,7 @@ def _add_pictures(builder: AnnotationsBuilder, file: Path, content: _Content, fa
         elif not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
             faults.add(fault(f"picture {name} is said to be {width}x{height}", "write its true size"))
         else:
-            path = os.path.join(folder, name)
-            if path not in listings:
-                path = find(name) or path
+            path = os.path.join(folder, name) if first is None else in_place(name, folder, first)
             pictures[image_id] = builder.add_picture(path, image_id, width, height, file)
     return pictures
 
@@ -255,26 +254,25 @@ def _picture_folders(file: Path) -> list[Path]:
     return list(dict.fromkeys(candidates))
 
 
-def _picture_folder(
-    file: Path,
-    content: _Content,
-    candidates: Sequence[Path],
-    find: PictureFinder,
-    listings: FolderListings,
-    faults: Faults,
-) -> Path:
-    """The folder that holds the first picture; the file's own where that is found by its last parts alone."""
+def _picture_folder(file: Path, content: _Content, faults: Faults) -> tuple[str, int | None]:
+    """The folder that holds the first picture; and how many first parts of all names are of another machine.
+
+    None of them where the first picture is found as it is written: then all are where they are said to be, or missing.
+    """
     names = [str(image.get("file_name", "")) for image in content.images if isinstance(image, dict)]
-    for name in names if not faults.strict else names[:1]:
+    candidates, listings = _picture_folders(file), FolderListings()
+    find = PictureFinder(candidates, listings)
+    for name in filter(None, names if not faults.strict else names[:1]):
         for folder in candidates:
-            if name and str(folder / name) in listings:
-                return folder
-        if name and find(name):
-            return file.parent
+            if str(folder / name) in listings:
+                return str(folder), None
+        place = find.place(name)
+        if place is not None:
+            return place
     looked = ", ".join(str(folder) for folder in candidates[1:4])
     message = f"its picture {next(iter(names), '')!r} is not found; looked in {looked}, …"
     faults.add(Fault("missing picture", file, message, "put the pictures there"))
-    return file.parent
+    return str(file.parent), None
 
 
 def _add_boxes(

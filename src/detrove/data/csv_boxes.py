@@ -147,7 +147,7 @@ def understand(header: list[str]) -> Columns | None:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix.lower() == ".csv" else []
-    return [file for place in _PLACES for file in visible(path, place)]
+    return [file for place in _PLACES for file in sorted(visible(path, place))]
 
 
 def _header(file: Path) -> tuple[list[str], str]:

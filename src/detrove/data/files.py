@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -69,16 +69,13 @@ def choose_split(splits: Iterable[str], split: str, path: Path) -> str:
 def list_pictures(folder: Path, recursive: bool = False) -> list[Path]:
     """The picture files of a folder, by suffix, sorted; hidden files are left out."""
     found = visible(folder, "**/*" if recursive else "*")
-    return [path for path in found if path.suffix.lower() in PICTURE_SUFFIXES]
+    return sorted(path for path in found if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
-def visible(folder: Path, pattern: str) -> list[Path]:
-    """What a pattern finds in a folder, sorted, without hidden files and folders: `._a.jpg` of macOS, `.idea/a.xml`."""
-    return sorted(
-        path
-        for path in folder.glob(pattern)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+def visible(folder: Path, pattern: str) -> Iterator[Path]:
+    """What a pattern finds in a folder, without hidden files and folders: `._a.jpg` of macOS, `.idea/a.xml`."""
+    above = len(folder.parts)
+    return (path for path in folder.glob(pattern) if not any(part[0] == "." for part in path.parts[above:]))
 
 
 def relative_names(paths: Sequence[Path]) -> list[Path]:
@@ -155,13 +152,23 @@ class PictureFinder:
 
     def __call__(self, name: str) -> str | None:
         """The path of the picture that is called so, None where there is none."""
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        for first in range(len(parts)):
-            for folder in self._folders:
-                candidate = os.path.normpath(os.path.join(folder, *parts[first:]))
-                if candidate in self._listings:
-                    return candidate
-        return None
+        place = self.place(name)
+        return None if place is None else in_place(name, *place)
+
+    def place(self, name: str) -> tuple[str, int] | None:
+        """The folder of that picture, and how many of the first parts of its name are of another machine."""
+        parts = range(len(_parts(name)))
+        places = ((folder, first) for first in parts for folder in self._folders)
+        return next((place for place in places if in_place(name, *place) in self._listings), None)
+
+
+def in_place(name: str, folder: str, first: int) -> str:
+    """The path of a picture in a folder, without the `first` parts of its name."""
+    return os.path.normpath(os.path.join(folder, *_parts(name)[first:]))
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name.replace("\\", "/")).parts
 
 
 class FolderListings:

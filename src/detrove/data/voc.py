@@ -10,7 +10,9 @@ objects. Category ids are 1..K in the order of the names over the whole data set
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -95,9 +97,10 @@ def read(path: Path, split: str, faults: Faults) -> Annotations:
 
 def _layout(path: Path) -> dict[str, _Split]:
     for folder in (path / "Annotations", path / "annotations"):
-        if visible(folder, "*.xml"):
+        if next(visible(folder, "*.xml"), None) is not None:
             pictures = next((path / name for name in _PICTURE_FOLDERS if (path / name).is_dir()), folder)
-            lists = [file for file in visible(path, "ImageSets/Main/*.txt") if not _is_class_list(file, folder)]
+            known = frozenset(os.listdir(folder))
+            lists = [file for file in sorted(visible(path, "ImageSets/Main/*.txt")) if not _is_class_list(file, known)]
             if lists:
                 names = split_names([file.stem for file in lists])
                 return {name: _Split(folder, pictures, file) for name, file in zip(names, lists, strict=True)}
@@ -106,12 +109,12 @@ def _layout(path: Path) -> dict[str, _Split]:
     if folders:
         names = split_names([folder.name for folder in folders])
         return {name: _Split(folder, folder) for name, folder in zip(names, folders, strict=True)}
-    if visible(path, "*.xml"):
+    if next(visible(path, "*.xml"), None) is not None:
         return {"all": _Split(path, path)}
     return {}
 
 
-def _is_class_list(file: Path, annotations: Path) -> bool:
+def _is_class_list(file: Path, annotations: Container[str]) -> bool:
     """VOC's per-class lists (`cat_train.txt`) have a second column, -1, 0 or 1, that says whether the class is present.
 
     A picture may be called so too, "IMG 1": then there are its annotations.
@@ -119,7 +122,7 @@ def _is_class_list(file: Path, annotations: Path) -> bool:
     lines = _lines_of(file.read_text(encoding="utf-8-sig", errors="replace"))
     if not lines or not all(_WITH_PRESENCE.search(line) for line in lines):
         return False
-    return not any((annotations / f"{line}.xml").exists() for line in lines)
+    return not any(f"{line}.xml" in annotations for line in lines)
 
 
 def _lines_of(text: str) -> list[str]:
@@ -133,7 +136,7 @@ def _annotation_folders(layout: dict[str, _Split]) -> list[Path]:
 
 def _files_of(split: _Split, faults: Faults) -> list[Path]:
     """The annotation files of a split that are there; those that cannot be read among them."""
-    there = visible(split.annotations, "*.xml")
+    there = sorted(visible(split.annotations, "*.xml"))
     if split.names is None:
         return there
     names = dict.fromkeys(_lines_of(read_text(split.names)))
@@ -150,7 +153,7 @@ def _read_all(layout: dict[str, _Split], faults: Faults) -> dict[Path, _Labels]:
     """The annotation files of all splits: only together do they say which classes there are."""
     labels = {}
     for folder in _annotation_folders(layout):
-        for file in visible(folder, "*.xml"):
+        for file in sorted(visible(folder, "*.xml")):
             try:
                 labels[file] = _parse(file)
             except AnnotationError as error:

@@ -110,7 +110,7 @@ def _keypoint_values(content: Mapping[str, Any]) -> int | None:
 
 def _describe_by_folders(path: Path) -> _Description | None:
     """Splits by their folders and names by `classes.txt`, where there are both, and labels."""
-    places = (path, path / "labels", *visible(path, "labels/*"), *visible(path, "*/"))
+    places = (path, path / "labels", *sorted(visible(path, "labels/*")), *sorted(visible(path, "*/")))
     file = next((place / name for place in places for name in _CLASS_FILES if (place / name).is_file()), None)
     sources = _folders_of_splits(path) if file else {}
     if file is None or not sources:
@@ -122,7 +122,7 @@ def _describe_by_folders(path: Path) -> _Description | None:
 def _folders_of_splits(path: Path) -> dict[str, list[str]]:
     """Split -> its folder of pictures, in the layouts that tools write; only where labels are in reach of it."""
     for pattern, place in (("images/*/", 0), ("*/images/", 1), ("images/", None), ("*/", 0), ("", None)):
-        folders = visible(path, pattern) if pattern else [path]
+        folders = sorted(visible(path, pattern)) if pattern else [path]
         labelled = [folder for folder in folders if _has_labels(folder)]
         if labelled and place is None:
             return {"all": [str(labelled[0].relative_to(path))]}
@@ -144,7 +144,8 @@ def _description_file(path: Path) -> Path | None:
     for name in ("data.yaml", "data.yml"):
         if (path / name).is_file():
             return path / name
-    candidates = [file for pattern in ("*.yaml", "*.yml") for file in visible(path, pattern) if _may_describe(file)]
+    described = sorted(file for pattern in ("*.yaml", "*.yml") for file in visible(path, pattern))
+    candidates = [file for file in described if _may_describe(file)]
     return candidates[0] if len(candidates) == 1 else None
 
 

@@ -17,14 +17,18 @@ from detrove.evaluation.matching import BoxTable, match, overlapping_pairs
 from detrove.losses import Matches
 
 
-def of_all_pictures(batches: Sequence[Tensor]) -> Tensor:
+def of_all_pictures(batches: Sequence[Tensor], blank: float | None = None) -> Tensor:
     """(L, B, Q, …) of several batches as one.
 
     Where pictures have fewer cells than the detector has queries, those of a batch are as many as its cells: the last
-    one is repeated for as many as the others have.
+    one is repeated for as many as the others have, or these are `blank`.
     """
     most = max(batch.shape[2] for batch in batches)
-    return torch.cat([batch[:, :, torch.arange(most).clamp(max=batch.shape[2] - 1)] for batch in batches], dim=1)
+    joined = torch.cat([batch[:, :, torch.arange(most).clamp(max=batch.shape[2] - 1)] for batch in batches], dim=1)
+    if blank is not None:
+        counts = torch.tensor([batch.shape[2] for batch in batches for _ in range(batch.shape[1])])
+        joined[:, torch.arange(most) >= counts[:, None]] = blank
+    return joined
 
 
 @dataclass(frozen=True)

@@ -173,9 +173,15 @@ def _put_facts(model: Any, facts: dict[str, str]) -> None:
 
 
 def _calibration_batches(detector: Detector, form: Form, pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
-    """The pictures one by one as the file takes them, or as many times over as its batch is large."""
+    """The pictures one by one as the file takes them, or as many times over as its batch is large.
+
+    A detector that looks at tiles sees these mostly: of each picture it is a view, the whole or a tile, chosen evenly.
+    """
     batches = []
-    for picture in pictures:
+    for number, picture in enumerate(pictures):
+        if detector.tiling is not None:
+            views = detector.tiling.views(*picture.size)
+            picture = picture.crop(views[number * len(views) // len(pictures)])
         images = ImageBatch.from_images([detector.preprocessing(picture)])
         inputs = file_inputs(images if form.shape is None else fitted(images, form.shape)[0])
         names = [name for name in inputs if form.postprocess or name != "original_sizes"]

@@ -181,6 +181,13 @@ class _Comparison:
         if self.detector.preprocessing != self.loaded.preprocessing:
             self._refuse(path, "its preprocessing is not the model's")
         precision = self._average_precision()
+        is_int8 = self.loaded.engine is not None and self.loaded.engine.precision == "int8"
+        if is_int8 and precision is None and self.pictures.ground_truth is not None:
+            raise InputError(
+                f"{path.name}: int8 is judged by average precision, so the export is refused: the {len(self.pictures)} "
+                "pictures hold no labelled object of its classes; name others with --data and --split, or more with "
+                "--pictures"
+            )
         if precision is not None and not precision[1] >= precision[0] - margin:
             before, after = precision
             self._refuse(path, f"AP falls from {before:.4f} to {after:.4f}, by more than {margin:g}")

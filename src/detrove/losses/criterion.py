@@ -46,7 +46,7 @@ class Criterion:
         With noised objects, as in training with denoising, also `denoising_class`, … each (L,). `num_boxes` is what
         box and focal terms are divided by, where these pictures are only a part of a step's; by default `count_boxes`.
         What is a mean over queries (softmax) or over a process's own noised objects (DN-DETR) is so over these pictures
-        alone.
+        alone; so is how many cells an object has got, where it may take several.
         """
         num_boxes = count_boxes(targets) if num_boxes is None else num_boxes
         matches = match(predictions.logits, predictions.boxes, targets, self.cost)
@@ -74,7 +74,10 @@ class Criterion:
             matches = match(logits, boxes, targets, self.cost)
             return self._compare(logits, boxes, targets, matches, num_boxes)
         matches = match_several(logits, boxes, targets, self.cost, self.cells_per_object)
-        return self._compare(logits, boxes, targets, matches, num_boxes * self.cells_per_object)
+        # As many cells as an object of these pictures has got, since neighbours compete; times the objects of the step.
+        num_objects = sum(len(target) for target in targets)
+        each = matches.query.shape[1] / num_objects if num_objects else self.cells_per_object
+        return self._compare(logits, boxes, targets, matches, num_boxes * each)
 
     def _compare_denoised(self, denoised: Denoised, targets: Sequence[Targets], num_boxes: float) -> dict[str, Tensor]:
         """The slots that count, as those of one picture: which object each restores is known."""

@@ -19,8 +19,8 @@ class Limits:
     `queue`, the pictures that may wait; `requests` that may be on their way in at once; `batch`, the pictures computed
     together; `seconds` for a request to arrive, and as many again for its answer.
 
-    Uploads take at most `megabytes` times `requests` and `queue` together; decoded pictures `megapixels` times 3 bytes,
-    or that of the largest one if more.
+    Uploads take at most `megabytes` times `requests` and `queue` together; a picture that is decoded `megapixels` times
+    8 bytes or so, with transparency 20.
     """
 
     megabytes: float = 20.0

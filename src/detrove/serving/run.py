@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from detrove.errors import InputError
 from detrove.inference import Detector
@@ -19,7 +20,7 @@ from detrove.serving.logs import log_to
 
 MOST_CONNECTIONS = 512
 KEEP_ALIVE = 15
-"""Seconds that an idle connection stays open."""
+"""Seconds that an idle connection stays open, and that its first request may take to begin."""
 
 
 def run(detector: Detector, host: str, port: int, limits: Limits, api_key: str | None = None) -> None:
@@ -34,6 +35,7 @@ def run(detector: Detector, host: str, port: int, limits: Limits, api_key: str |
             server_header=False,
             limit_concurrency=MOST_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE,
+            http=Impatient,
             h11_max_incomplete_event_size=64 * 1024,
         )
     )
@@ -54,6 +56,27 @@ def listen(host: str, port: int, seconds: float) -> socket.socket:
     if timeout is not None:
         listening.setsockopt(socket.IPPROTO_TCP, timeout, round(seconds * 1000))
     return listening
+
+
+class Impatient(H11Protocol):
+    """uvicorn's HTTP, closing a connection whose first request has not begun after `KEEP_ALIVE` seconds.
+
+    uvicorn itself waits for ever, and counts it among those that it takes.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait."""
+        super().connection_made(transport)
+        self._waiting = self.loop.call_later(KEEP_ALIVE, self._close_unless_asked)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """There is nothing to wait for any more."""
+        self._waiting.cancel()
+        super().connection_lost(exc)
+
+    def _close_unless_asked(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import torch
 from fastapi import Request
 from PIL import Image
 from pydantic import BaseModel, ValidationError, create_model
@@ -101,8 +102,10 @@ class Service:
         return (await self._answers(request, [Job(upload, compute)]))[0]
 
     def shown(self, detections: Detections, threshold: float | None, top_k: int | None) -> Detections:
-        """Those that reach the threshold, by None the stored or usual one; the surest `top_k` of them."""
+        """Those of named classes that reach the threshold, by None the stored or usual one; the surest `top_k`."""
         stored = self.detector.thresholds
+        named = torch.tensor([entry is not None for entry in detections.label_map.entries])
+        detections = detections.select(named[detections.labels.cpu()].to(detections.labels.device))
         if threshold is None:
             kept = detections.above(DEFAULT_THRESHOLD if stored is None else stored)
         else:

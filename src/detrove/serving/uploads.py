@@ -16,9 +16,6 @@ from detrove.serving.refusals import Refusal
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is read. Pillow knows others, some of which hand the file to another program."""
 
-UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError)
-"""What Pillow raises for damaged files, by format and kind of damage."""
-
 
 @dataclass(frozen=True)
 class Upload:
@@ -35,11 +32,12 @@ class Upload:
     def decode(self) -> Image.Image:
         """As upright RGB; `InputError` where the file does not hold what its header promised."""
         try:
-            with Image.open(BytesIO(self.data), formats=FORMATS) as picture:
-                picture.load()
-                return to_rgb(picture)
-        except UNDECODABLE as error:
+            picture = Image.open(BytesIO(self.data), formats=FORMATS)
+            picture.load()
+        except Exception as error:  # a damaged file may raise anything in a decoder
             raise InputError(f"{self.name}: damaged, it cannot be decoded ({error}); save it again") from None
+        with picture:
+            return to_rgb(picture)
 
 
 def inspect(name: str, data: bytes, megapixels: float) -> Upload:
@@ -55,7 +53,7 @@ def inspect(name: str, data: bytes, megapixels: float) -> Upload:
         raise Refusal(422, f"{name}: not a picture; send {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(name, "far more pixels", megapixels) from None
-    except UNDECODABLE as error:
+    except Exception as error:  # as above
         raise Refusal(422, f"{name}: a damaged picture ({error}); save it again") from None
     if not is_within:
         raise _too_many_pixels(name, f"{width} x {height} = {width * height / 1e6:.1f} megapixels", megapixels)

@@ -152,6 +152,9 @@ class Worker:
                 decoded.append((job, job.upload.decode()))
             except InputError as error:
                 job.answer.set_exception(Refusal(422, str(error)))
+            except Exception as error:  # our fault, and this picture's alone
+                logger.error("decoding failed", exc_info=error, extra={"picture": job.upload.name})
+                job.answer.set_exception(Refusal(500, "decoding failed; see the log"))
             except BaseException:
                 _fail(batch)
                 raise

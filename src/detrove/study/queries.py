@@ -175,7 +175,7 @@ def study_queries(
         if progress is not None:
             progress(start + len(targets), len(indices))
     boxes = of_all_pictures([part.boxes for part in parts])
-    scores = of_all_pictures([part.scores for part in parts])
+    scores = of_all_pictures([part.scores for part in parts], blank=-1.0)
     classes = of_all_pictures([part.classes for part in parts])
     targets = [target for part in parts for target in part.targets]
     found, duplicates = found_and_duplicates(boxes, scores, classes, targets)
@@ -234,7 +234,7 @@ def found_and_duplicates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(L, O) whether each object is found, and (L, O) by how many queries too many.
 
-    `boxes` (L, N, Q, 4) cxcywh, `scores` and `classes` (L, N, Q) of every query's best class.
+    `boxes` (L, N, Q, 4) cxcywh, `scores` and `classes` (L, N, Q) of every query's best class; below 0 there is none.
     """
     counts = [len(target) for target in targets]
     truth = _table(
@@ -248,6 +248,7 @@ def found_and_duplicates(
     duplicates = np.zeros((len(boxes), len(truth)), dtype=np.int64)
     for layer in range(len(boxes)):
         said = _table(pictures, classes[layer].flatten(), boxes[layer].flatten(0, 1), scores[layer].flatten())
+        said = said.select(np.flatnonzero(said.scores >= 0))
         shown = as_many_as_objects(truth, said)
         hits = match_boxes(truth, shown).truth_of
         found[layer, hits[hits >= 0]] = True

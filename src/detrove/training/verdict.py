@@ -302,11 +302,12 @@ def _nothing(evidence: Evidence) -> str:
     """What was looked at in vain; nothing of what could not be judged."""
     ap = evidence.metrics.ap or 0.0
     curve = "AP was flat at the end, where the rate is low too" if len(evidence.aps) >= FEWEST_VALIDATIONS else ""
-    weak = [values["ap"] for values in evidence.metrics.per_class.values() if (values["ap"] or ap) < WEAK * ap]
+    known_aps = [values["ap"] for values in evidence.metrics.per_class.values() if values["ap"] is not None]
+    weak = [one for one in known_aps if one < WEAK * ap]
     rate = duplicate_rate(evidence.errors.truth, evidence.errors.found)
     sound = [
         curve or "too few validations for a curve",
-        "no class is far below the others" if len(evidence.metrics.per_class) > 1 and not weak else "",
+        "no class is far below the others" if len(known_aps) > 1 and not weak else "",
         "small objects are found as others are" if shares_found(evidence) else "",
         "hardly any object is shown twice" if rate is not None and rate < MANY_DUPLICATES else "",
     ]

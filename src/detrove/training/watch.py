@@ -89,14 +89,16 @@ class Watch:
         """
         if not len(self._data):
             return {}
-        predictions, targets, detections = self._predict(model)
+        predictions, targets, detections, num_queries = self._predict(model)
         matches = match_queries(predictions.logits, predictions.boxes, targets, self._cost)
         queries = queries_of_objects(matches, sum(len(target) for target in targets)).cpu()
         before, self._queries = self._queries, queries[-1].tolist()
         truth = BoxTable.of(self._truth, self._truth["annotations"])
         shown = as_many_as_objects(truth, BoxTable.of(self._truth, coco_results(detections, self._truth)))
         config: Any = model.config
-        measured = spread(predictions.boxes[-1], predictions.logits[-1], config.scores)
+        measured = spread(
+            predictions.boxes[-1, :, :num_queries], predictions.logits[-1, :, :num_queries], config.scores
+        )
         objects = int((~truth.is_crowd).sum())
         return rounded(
             {
@@ -111,8 +113,11 @@ class Watch:
             }
         )
 
-    def _predict(self, model: nn.Module) -> tuple[Predictions, list[Targets], dict[Any, Detections]]:
-        """The model's answers to all watched pictures, in evaluation mode; its mode stays as it was."""
+    def _predict(self, model: nn.Module) -> tuple[Predictions, list[Targets], dict[Any, Detections], int]:
+        """The model's answers to all watched pictures, in evaluation mode; its mode stays as it was.
+
+        The last is how many queries every picture has, see `of_all_pictures`.
+        """
         config: Any = model.config
         parameter, was_training = next(model.parameters()), model.training
         logits: list[Tensor] = []
@@ -140,7 +145,8 @@ class Watch:
                 all_targets += targets
         finally:
             model.train(was_training)
-        return Predictions(of_all_pictures(logits), of_all_pictures(boxes)), all_targets, detections
+        predictions = Predictions(of_all_pictures(logits), of_all_pictures(boxes))
+        return predictions, all_targets, detections, min(batch.shape[2] for batch in logits)
 
 
 def some_pictures(data: DetectionDataset, number: int) -> list[int]:

@@ -16,6 +16,7 @@ from detrove.checkpoints.hugging_face_layouts import layout_of, their_settings
 from detrove.errors import InputError
 from detrove.models import catalogue, conditional, dab, dab_deformable, deformable, detr
 from detrove.structures import Category, ImageBatch, LabelMap, Preprocessing
+from detrove.tiling import Tiling
 
 transformers = pytest.importorskip("transformers")
 
@@ -319,6 +320,10 @@ class TestExport:
     def test_a_note_says_what_differs(self, tmp_path):
         card = (hugging_face.export_folder(checkpoint_of(FORMS["dab"]), tmp_path) / "README.md").read_text()
         assert "epsilon 1e-5 instead of 1e-3" in card
+        assert "--tiles" not in card
+        tiled = replace(checkpoint_of(FORMS["dab"]), tiling=Tiling(320))
+        card = (hugging_face.export_folder(tiled, tmp_path / "tiled") / "README.md").read_text()
+        assert "say `--tiles 320` to detrove" in card
 
 
 class TestBadInput:

@@ -266,6 +266,24 @@ def test_hidden_files_are_no_annotations(tmp_path: Path) -> None:
     assert len(open_dataset(root)) == 2
 
 
+def test_a_missing_coco_picture_is_not_another_of_its_name(tmp_path: Path) -> None:
+    content = coco_content()
+    for number, entry in enumerate(content["images"], start=1):
+        entry["file_name"] = f"cam{number}/1.jpg"
+    write_picture(tmp_path / "images" / "cam1" / "1.jpg", 40, 30)
+    write_picture(tmp_path / "images" / "1.jpg", 20, 50)
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"cam2/1\.jpg: no such picture"):
+        open_dataset(tmp_path)
+
+
+def test_two_coco_files_of_one_name(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, "train")
+    (root / "annotations" / "train.json").write_text((root / "annotations" / "instances_train.json").read_text())
+    assert find_splits(root) == ("train", "instances_train")
+    assert len(open_dataset(root, "instances_train")) == 2
+
+
 @pytest.mark.parametrize("written", ["images\\{}", "/data/upload/1/{}", "C:\\set\\images\\{}", "images/{}"])
 def test_coco_paths_of_another_machine(tmp_path: Path, written: str) -> None:
     content = coco_content()

@@ -163,3 +163,7 @@ def test_batches_with_fewer_queries_are_filled_up() -> None:
     assert torch.equal(joined[:, 3:, :3], fewer)
     assert torch.equal(joined[:, 3:, 3:], fewer[:, :, 2:].expand(-1, -1, 2, -1))
     assert torch.equal(of_all_pictures([full[..., 0], fewer[..., 0]]), joined[..., 0])
+    blank = of_all_pictures([full[..., 0], fewer[..., 0]], blank=-1.0)
+    assert torch.equal(blank[:, :, :3], joined[..., :3, 0])
+    assert (blank[:, 3:, 3:] == -1).all()
+    assert torch.equal(blank[:, :3], full[..., 0])

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import detrove
 from detrove.errors import InputError
 from detrove.export import exporting
 from detrove.export.exporting import Form, export
+from detrove.inference import Detector
 from detrove.inference.exported import KEY, FileFacts, load_exported
 from detrove.nn.recording import recording
 from detrove.structures import ImageBatch
+from detrove.tiling import Tiling
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -192,3 +195,16 @@ def test_metadata_is_where_other_programs_look(exported: Callable[..., Path]) ->
         assert facts["labels"][1] == {"id": 3, "name": "Zelle »a«"}
         assert facts["preprocessing"]["longer"] == 96
         assert facts["config"]["detector"] == "deformable"
+
+
+def test_ranges_are_taken_from_what_the_detector_looks_at(detector) -> None:
+    """Tiles of a large picture, not the picture made small; and no picture is kept."""
+    pictures = [Image.new("RGB", (200, 100)) for _ in range(6)]
+    form = Form(precision="int8")
+    shapes = {batch["pixels"].shape for batch in exporting._calibration_batches(detector, form, pictures)}
+    assert len(shapes) == 1
+    tiled = Detector(detector.model, detector.preprocessing, detector.label_map, tiling=Tiling(64))
+    of_tiles = [batch["pixels"].shape[2:] for batch in exporting._calibration_batches(tiled, form, pictures)]
+    assert len(of_tiles) == 6
+    squares = [shape for shape in of_tiles if shape[0] == shape[1]]
+    assert len(squares) >= 5

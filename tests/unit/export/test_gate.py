@@ -116,6 +116,17 @@ def test_average_precision_may_not_fall_by_more_than_the_margin(detector, pictur
         prove(detector, PATH, truth)
 
 
+def test_int8_is_not_judged_by_labels_without_an_object(detector, pictures, instead) -> None:
+    truth = labelled(detector, pictures)
+    assert truth.ground_truth is not None
+    empty = dataclasses.replace(truth, ground_truth={**truth.ground_truth, "annotations": []})
+    instead(precision="int8")
+    with pytest.raises(InputError, match=r"int8 is judged by .* the 3 pictures hold no labelled object"):
+        prove(detector, PATH, empty)
+    instead(precision="float32")
+    assert prove(detector, PATH, empty).ap is None
+
+
 def test_an_empty_comparison_is_no_proof(detector, pictures, instead, monkeypatch) -> None:
     instead()
     with pytest.raises(InputError, match="no pictures to compare"):

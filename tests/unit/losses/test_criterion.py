@@ -108,37 +108,58 @@ def test_encoder_learns_nothing_unless_told():
     assert list(criterion("focal")(predictions, targets)) == ["class", "box", "giou"]
 
 
-def test_several_cells_to_one_object_divide_by_as_many():
+def test_several_cells_to_one_object_divide_by_the_cells():
     predictions, targets = scene((3, 0, 2), CLASSES, encoder=True)
     subject = criterion("focal", encoder_classes="true", cells_per_object=4)
     losses = subject(predictions, targets)
     logits, boxes = predictions.encoder.logits[None], predictions.encoder.boxes[None]
     matches = match_several(logits, boxes, targets, subject.cost, 4)
-    assert matches.query.shape[1] > 5
+    cells = matches.query.shape[1]
+    assert cells > 5
     goals = torch.stack([targets[p].boxes[t] for p, t in zip(matches.picture[0], matches.target[0], strict=True)])
-    box, giou = box_losses(boxes[0, matches.picture[0], matches.query[0]][None], goals[None], 5 * 4)
+    box, giou = box_losses(boxes[0, matches.picture[0], matches.query[0]][None], goals[None], cells)
     torch.testing.assert_close(losses["encoder_box"], box)
     torch.testing.assert_close(losses["encoder_giou"], giou)
 
 
-@pytest.mark.parametrize("num_parts", [2, 4])
-def test_proposals_weigh_the_same_in_a_step_of_several_parts(num_parts):
-    """Two pictures without objects beside two with many: their cells weigh as they do in one part."""
-    counts = (0, 0, 6, 4)
-    subject = criterion("quality", encoder_classes="true", cells_per_object=4)
-    whole, targets = scene(counts, CLASSES, encoder=True)
-    subject.total(subject(whole, targets)).backward()
-    predictions, targets = scene(counts, CLASSES, encoder=True)
-    each = 4 // num_parts
-    for first in range(0, 4, each):
+def backward_in_parts(subject, predictions, targets, num_parts):
+    each = len(targets) // num_parts
+    for first in range(0, len(targets), each):
         part = slice(first, first + each)
         encoder = Proposals(predictions.encoder.logits[part], predictions.encoder.boxes[part])
         shown = Predictions(predictions.logits[:, part], predictions.boxes[:, part], encoder=encoder)
         losses = subject(shown, targets[part], num_boxes=count_boxes(targets) / num_parts)
         (subject.total(losses) / num_parts).backward()
-    torch.testing.assert_close(predictions.encoder.logits.grad, whole.encoder.logits.grad)
-    torch.testing.assert_close(predictions.encoder.boxes.grad, whole.encoder.boxes.grad)
+
+
+@pytest.mark.parametrize("num_parts", [2, 4])
+def test_pictures_without_objects_weigh_no_more_in_a_part_of_their_own(num_parts):
+    """Divided by their own objects, of which there are none, two such pictures would outweigh two with many."""
+    subject = criterion("quality", encoder_classes="true", cells_per_object=4)
+    whole, targets = scene((0, 0, 6, 4), CLASSES, encoder=True)
+    subject.total(subject(whole, targets)).backward()
+    predictions, targets = scene((0, 0, 6, 4), CLASSES, encoder=True)
+    backward_in_parts(subject, predictions, targets, num_parts)
+    empty = slice(0, 2)
+    share = predictions.encoder.logits.grad[empty].abs().sum() / whole.encoder.logits.grad[empty].abs().sum()
+    assert 0.3 < share <= 1
     torch.testing.assert_close(predictions.logits.grad, whole.logits.grad)
+
+
+def test_parts_of_alike_pictures_learn_as_the_whole():
+    subject = criterion("quality", encoder_classes="true", cells_per_object=4)
+    one, [target] = scene((5,), CLASSES, encoder=True)
+
+    def twice() -> Predictions:
+        logits, boxes = (x.detach().repeat(1, 2, 1, 1).requires_grad_() for x in (one.logits, one.boxes))
+        cells = (x.detach().repeat(2, 1, 1).requires_grad_() for x in (one.encoder.logits, one.encoder.boxes))
+        return Predictions(logits, boxes, encoder=Proposals(*cells))
+
+    whole, parts = twice(), twice()
+    subject.total(subject(whole, [target] * 2)).backward()
+    backward_in_parts(subject, parts, [target] * 2, num_parts=2)
+    torch.testing.assert_close(parts.encoder.logits.grad, whole.encoder.logits.grad)
+    torch.testing.assert_close(parts.encoder.boxes.grad, whole.encoder.boxes.grad)
 
 
 @pytest.mark.parametrize("class_loss", ["softmax", "focal", "quality"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -17,7 +18,7 @@ from detrove.inference import Detector
 from detrove.serving.application import make_app
 from detrove.serving.limits import Limits
 from detrove.serving.logs import LOGGERS, log_to
-from detrove.structures import Detections
+from detrove.structures import Category, Detections, LabelMap
 
 from .conftest import encoded
 
@@ -170,6 +171,51 @@ def test_a_damaged_picture_takes_no_other_with_it(client: TestClient, file: byte
     if answer.status_code == 422:
         assert answer.json()["error"].startswith("0.png: ")
     assert client.post("/v1/detect", files=upload(file)).status_code == 200
+
+
+def test_whatever_a_decoder_raises_ends_no_service(client: TestClient, file: bytes) -> None:
+    """An empty iCCP chunk behind the pixels, on which Pillow fails with an IndexError."""
+    data = (
+        "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAADElEQVR4nGNgGB4AAADIAAGtQHYiAAAAAGlDQ1CliRk+AAAAAElFTkSuQmCC"
+    )
+    answer = client.post("/v1/detect", files=upload(base64.b64decode(data)))
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("0.png: damaged")
+    assert client.get("/healthz").status_code == 200
+    assert client.post("/v1/detect", files=upload(file)).status_code == 200
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_changed_bytes_are_answered(client: TestClient, file: bytes, form: str) -> None:
+    generator = np.random.default_rng(2)
+    whole = encoded(Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)), form)
+    for _ in range(40):
+        changed = bytearray(whole)
+        for place in generator.integers(0, min(len(whole), 400), 3):
+            changed[place] = generator.integers(256)
+        status = client.post("/v1/detect", files=upload(bytes(changed))).status_code
+        assert status in (200, 413, 422)
+    assert client.post("/v1/detect", files=upload(file)).status_code == 200
+
+
+def test_a_fault_of_our_own_in_decoding_is_that_pictures_alone(
+    client: TestClient, file: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("detrove.serving.uploads.to_rgb", lambda picture: 1 / 0)
+        assert client.post("/v1/detect", files=upload(file)).status_code == 500
+    assert client.get("/healthz").status_code == 200
+    assert client.post("/v1/detect", files=upload(file)).status_code == 200
+
+
+def test_the_surest_are_of_named_classes(client: TestClient) -> None:
+    """COCO's heads have slots that stand for nothing."""
+    labels = LabelMap((None, Category(1, "nut")))
+    found = Detections(torch.rand(3, 4), torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1]), labels)
+    service = client.app.state.service
+    assert service.shown(found, threshold=0.0, top_k=1).names == ["nut"]
+    assert len(service.shown(found, threshold=0.0, top_k=None)) == 2
 
 
 def test_a_key_opens_everything_but_the_page(detector: Detector, file: bytes) -> None:

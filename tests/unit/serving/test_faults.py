@@ -19,7 +19,7 @@ from detrove.errors import InputError
 from detrove.inference import Detector
 from detrove.serving.application import make_app
 from detrove.serving.limits import Limits
-from detrove.serving.run import listen
+from detrove.serving.run import Impatient, listen
 from detrove.serving.service import Service
 
 LIMITS = Limits(megabytes=0.5, pictures=2, queue=3, requests=4, seconds=3)
@@ -208,3 +208,19 @@ def test_a_port_that_is_taken() -> None:
             listen("127.0.0.1", 99999, 1)
         with pytest.raises(InputError, match="cannot listen"):
             listen("no such host", 0, 1)
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /v1/detect HTTP/1.1\r\nHost:"])
+def test_a_connection_that_asks_for_nothing_is_closed(begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detrove.serving.run.KEEP_ALIVE", 0.2)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(FastAPI(), http=Impatient, log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        with socket.create_connection(listening.getsockname(), timeout=20) as silent:
+            silent.sendall(begun)
+            assert silent.recv(1) == b""
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
