@@ -14,6 +14,8 @@ from huggingface_hub import constants
 
 PATIENCE = 5.0
 """Seconds in which the hub's host has to accept a connection."""
+MOST_ADDRESSES = 4
+"""Of the host that are tried."""
 PORTS = {"https": 443, "http": 80}
 
 
@@ -48,9 +50,11 @@ def _accepts(host: str, port: int, minute: int) -> bool:  # noqa: ARG001
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    for *_, address in found:
+    hosts = [str(address[0]) for *_, address in found][:MOST_ADDRESSES]
+    for number, address in enumerate(hosts):
+        share = (deadline - time.monotonic()) / (len(hosts) - number)  # the first may be dead, and the second not
         try:
-            socket.create_connection((str(address[0]), port), max(0.01, deadline - time.monotonic())).close()
+            socket.create_connection((address, port), max(0.1, share)).close()
         except OSError:
             continue
         return True

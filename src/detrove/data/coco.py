@@ -29,6 +29,7 @@ from detrove.data.files import (
     choose_split,
     finite,
     in_place,
+    is_absolute,
     not_finite,
     split_names,
     visible,
@@ -219,7 +220,7 @@ def _ends_of(file: Path) -> list[str]:
 def _add_pictures(builder: AnnotationsBuilder, file: Path, content: _Content, faults: Faults) -> dict[Any, int]:
     """Picture id -> index in the builder."""
     pictures: dict[Any, int] = {}
-    folder, first = _picture_folder(file, content, faults)
+    place = _Places(file, content, faults)
     for image, line in zip(content.images, content.image_lines, strict=True):
         fault = functools.partial(Fault, "bad picture entry", file, line=line or None)
         try:
@@ -238,8 +239,7 @@ def _add_pictures(builder: AnnotationsBuilder, file: Path, content: _Content, fa
         elif not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
             faults.add(fault(f"picture {name} is said to be {width}x{height}", "write its true size"))
         else:
-            path = os.path.join(folder, name) if first is None else in_place(name, folder, first)
-            pictures[image_id] = builder.add_picture(path, image_id, width, height, file)
+            pictures[image_id] = builder.add_picture(place(name), image_id, width, height, file)
     return pictures
 
 
@@ -254,25 +254,40 @@ def _picture_folders(file: Path) -> list[Path]:
     return list(dict.fromkeys(candidates))
 
 
-def _picture_folder(file: Path, content: _Content, faults: Faults) -> tuple[str, int | None]:
-    """The folder that holds the first picture; and how many first parts of all names are of another machine.
+class _Places:
+    """Where the pictures of an annotation file are: in the folder of the first one, as their names are written.
 
-    None of them where the first picture is found as it is written: then all are where they are said to be, or missing.
+    Others are looked for in the other folders; by its last parts alone only what is written with a root, of another
+    machine, or what lies no deeper than the first one's name said. Two names never come to one file: then the second
+    picture is missing, as it was said to be elsewhere.
     """
-    names = [str(image.get("file_name", "")) for image in content.images if isinstance(image, dict)]
-    candidates, listings = _picture_folders(file), FolderListings()
-    find = PictureFinder(candidates, listings)
-    for name in filter(None, names if not faults.strict else names[:1]):
-        for folder in candidates:
-            if str(folder / name) in listings:
-                return str(folder), None
-        place = find.place(name)
-        if place is not None:
-            return place
-    looked = ", ".join(str(folder) for folder in candidates[1:4])
-    message = f"its picture {next(iter(names), '')!r} is not found; looked in {looked}, …"
-    faults.add(Fault("missing picture", file, message, "put the pictures there"))
-    return str(file.parent), None
+
+    def __init__(self, file: Path, content: _Content, faults: Faults) -> None:
+        self._listings, candidates = FolderListings(), _picture_folders(file)
+        self._find = PictureFinder(candidates, self._listings)
+        self._folder, self._left_out = str(file.parent), 0
+        self._name_of: dict[str, str] = {}
+        names = [str(image.get("file_name", "")) for image in content.images if isinstance(image, dict)]
+        for name in filter(None, names if not faults.strict else names[:1]):
+            folder = next((folder for folder in candidates if str(folder / name) in self._listings), None)
+            place = (str(folder), 0) if folder is not None else self._find.place(name)
+            if place is not None:
+                self._folder, self._left_out = place
+                return
+        looked = ", ".join(str(folder) for folder in candidates[1:4])
+        message = f"its picture {next(iter(names), '')!r} is not found; looked in {looked}, …"
+        faults.add(Fault("missing picture", file, message, "put the pictures there"))
+
+    def __call__(self, name: str) -> str:
+        """The path of the picture that is called so, whether or not it is there."""
+        written = os.path.join(self._folder, name)
+        if written in self._listings:
+            return written
+        place = self._find.place(name, None if is_absolute(name) else self._left_out)
+        if place is None:
+            return written
+        path = in_place(name, *place)
+        return path if self._name_of.setdefault(path, name) == name else written
 
 
 def _add_boxes(

@@ -155,9 +155,10 @@ class PictureFinder:
         place = self.place(name)
         return None if place is None else in_place(name, *place)
 
-    def place(self, name: str) -> tuple[str, int] | None:
-        """The folder of that picture, and how many of the first parts of its name are of another machine."""
-        parts = range(len(_parts(name)))
+    def place(self, name: str, most: int | None = None) -> tuple[str, int] | None:
+        """The folder of that picture, and how many of the first parts of its name, `most` at most, are left out."""
+        longest = len(_parts(name)) - 1
+        parts = range(1 + (longest if most is None else min(most, longest)))
         places = ((folder, first) for first in parts for folder in self._folders)
         return next((place for place in places if in_place(name, *place) in self._listings), None)
 
@@ -165,6 +166,11 @@ class PictureFinder:
 def in_place(name: str, folder: str, first: int) -> str:
     """The path of a picture in a folder, without the `first` parts of its name."""
     return os.path.normpath(os.path.join(folder, *_parts(name)[first:]))
+
+
+def is_absolute(name: str) -> bool:
+    """Whether a name begins with a root, of this or of another system."""
+    return name[:1] in ("/", "\\") or name[1:2] == ":"
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What one process does for one arm: `python -m detrove.study.arm_process ARM.json`.
 
-`trained` gets {"best", "memory", "memory_kind"}: the twelve COCO numbers of the weights that the run kept, the most
-bytes that this process held while training, and of what.
+`trained` gets {"best", "memory", "memory_kind", "trunk_had_weights"}: the twelve COCO numbers of the weights that the
+run kept, the most bytes that this process held while training, and of what, and whether the trunk began with weights.
 `measured` gets {"latency", "latency_p95" (seconds a picture, one by one), "throughput" (pictures a second),
 "parameters", "multiply_adds", "height", "width", "processor", "threads", "torch", "detrove"}.
 """
@@ -89,7 +89,9 @@ def train_arm(record: ArmRecord, progress: bool = False) -> dict[str, Any] | Non
     if steps_of(record) == before:  # it was only validated: what that takes says nothing of training
         held, kind = None, "not measured: nothing was left to train when the run was continued"
     best = {name: run.metrics[name] for name in METRIC_NAMES}
-    return {"best": best, "memory": held, "memory_kind": kind.replace("predicting", "training")}
+    backbone: Any = run.detector.model.get_submodule("backbone")
+    kind = kind.replace("predicting", "training")
+    return {"best": best, "memory": held, "memory_kind": kind, "trunk_had_weights": backbone.frozen}
 
 
 def steps_of(record: ArmRecord) -> int:
@@ -158,7 +160,15 @@ def start_of(record: ArmRecord) -> Path:
     data = open_splits(config)[0]
     set_seed(config.seed)
     model = build_model(config, data)[0]
-    tensors = checkpoints.read(weights_file(donor)).tensors
+    held = checkpoints.read(weights_file(donor))
+    backbone: Any = model.get_submodule("backbone")
+    if backbone.frozen != held.config.get("backbone_frozen"):
+        raise InputError(
+            f"{donor}: its trunk {'had no weights' if backbone.frozen else 'had weights'} to start from, and now there "
+            f"are {'some' if backbone.frozen else 'none'}: begin the comparison anew, or name a file with "
+            "--backbone-weights"
+        )
+    tensors = held.tensors
     state = model.state_dict()
     for name in learned_queries(model):
         state[name].copy_(tensors[name])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detrove.reporting import Bar, Cell, Number, Page, Series, bar_chart, line_chart
+from detrove.study.arms import ArmRecord
 from detrove.study.comparison import SHOWN, Comparison, Summary
 from detrove.study.queries import QueryStudy
 from detrove.study.query_page import ABOUT_QUERIES, add_queries
@@ -272,7 +273,7 @@ def _add_conditions(page: Page, comparison: Comparison) -> None:
         "seeds": ", ".join(str(seed) for seed in seeds),
         "picture size": "each model's own" if conditions.size is None else f"longer side {conditions.size} pixels",
         "batch": "each recipe's own" if conditions.batch_size is None else f"{conditions.batch_size} pictures",
-        "trunk starts from": _trunk(conditions.backbone_weights),
+        "trunk starts from": _trunk(conditions.backbone_weights, comparison.records),
         **{name: str(value) for name, value in conditions.settings.items()},
         "measured on": f"{first['processor']}, {threads}, torch {first['torch']}",
         "made with": f"detrove {first['detrove']}",
@@ -286,7 +287,14 @@ def _add_conditions(page: Page, comparison: Comparison) -> None:
         page.table(["arm", "model", "its own settings"], special)
 
 
-def _trunk(weights: str | None) -> str:
+def _trunk(weights: str | None, records: Sequence[ArmRecord]) -> str:
     if weights is None:
         return "random weights"
-    return "timm's ImageNet weights (random where offline)" if weights == "pretrained" else Path(weights).name
+    if weights != "pretrained":
+        return Path(weights).name
+    without = [record.arm.key for record in records if (record.trained or {}).get("trunk_had_weights") is False]
+    if not without:
+        return "timm's ImageNet weights"
+    if len(without) == len(records):
+        return "random weights, as timm's could not be had"
+    return f"timm's ImageNet weights, but random ones in {', '.join(without)}, which could not have them: not equal"

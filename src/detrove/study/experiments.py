@@ -28,7 +28,7 @@ from detrove.study.compare_page import curve as course_of
 from detrove.study.comparison import Comparison, Summary, conditions_of, run_comparison
 from detrove.study.figures import above_least, small
 from detrove.study.layers import queries_by_score
-from detrove.study.position_similarity import POSITION, half_width, score_terms
+from detrove.study.position_similarity import POSITION, score_terms
 from detrove.study.qkva_grid import attention_cost, measured_attention_cost
 from detrove.study.query_page import picture_of
 from detrove.study.record import record
@@ -166,7 +166,7 @@ def _add_centres(page: Page, comparison: Comparison) -> None:
         run = summary.records[0].run
         picture = _first_picture_with_objects(run)
         maps = position_maps(load(run), picture)
-        centres, breadth = count_centres(maps), [half_width(one) for one in maps.numpy()]
+        centres, breadth = count_centres(maps), (maps > middle_of(maps)).float().mean(dim=(1, 2)).tolist()
         rows.append([summary.name, statistics.mean(centres), statistics.mean(breadth)])
         pictures.append((picture_of(draw_maps(maps, picture)), f"{summary.name}: {_counted(centres)}."))
     page.table(
@@ -203,10 +203,14 @@ def count_centres(maps: Tensor) -> list[int]:
     """How many separate peaks each of the maps (n, h, w) has: cells above all eight around them and above the middle
     between the map's mean and its highest value.
     """
-    highest = maps.amax(dim=(1, 2), keepdim=True)
     around = torch.nn.functional.max_pool2d(maps[:, None], kernel_size=3, stride=1, padding=1)[:, 0]
-    peaks = (maps == around) & (maps > (highest + maps.mean(dim=(1, 2), keepdim=True)) / 2)
+    peaks = (maps == around) & (maps > middle_of(maps))
     return peaks.sum(dim=(1, 2)).tolist()
+
+
+def middle_of(maps: Tensor) -> Tensor:
+    """(n, 1, 1): half the height of the highest cell of each map (n, h, w) above its mean."""
+    return (maps.amax(dim=(1, 2), keepdim=True) + maps.mean(dim=(1, 2), keepdim=True)) / 2
 
 
 def _counted(centres: Sequence[int]) -> str:

@@ -52,6 +52,8 @@ PANEL_LONGER = 420
 """Pixels of the picture under a map."""
 LEVEL_COLOURS: tuple[Colour, ...] = (ORANGE, SKY, GREEN, PURPLE, VERMILION, BLUE)
 LEVEL_MARKERS = ("o", "s", "^", "D", "v", "P")
+LONGEST = 8
+"""Times as high as wide, or as wide as high, that such a figure is at most, if a single tile is not."""
 RASTER = 40
 """Tiles of a grid of grids, at most: more are too small to read."""
 
@@ -174,10 +176,14 @@ def head_maps(grid: QKVAGrid, index: int) -> list[tuple[str, np.ndarray]]:
 
 
 def raster_of(shape: tuple[int, int], most: int = RASTER) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of cells, evenly spread, that make at most so many tiles of the map's aspect."""
+    """Rows and columns of cells, evenly spread, that make at most so many tiles of the map's aspect.
+
+    About as many rows as columns, so that the whole has the map's aspect too; of a strip fewer along it.
+    """
     height, width = shape
-    rows = max(1, min(height, int((most * height / width) ** 0.5)))
-    columns = max(1, min(width, most // rows))
+    columns = min(width, max(1, int(most**0.5)))
+    rows = min(height, most // columns, max(1, LONGEST * columns * width // height))
+    columns = min(width, most // rows, max(1, LONGEST * rows * height // width))
     return (
         np.floor((np.arange(rows) + 0.5) * height / rows).astype(int),
         np.floor((np.arange(columns) + 0.5) * width / columns).astype(int),
@@ -191,7 +197,7 @@ def grid_of_grids(grid: QKVAGrid, head: int | None = None) -> np.ndarray:
     """
     width = grid.shape[1]
     rows, columns = raster_of(grid.shape)
-    zoom = max(1, 1040 // (len(columns) * width))
+    zoom = max(1, 1040 // max(len(columns) * width, len(rows) * grid.shape[0]))
     tiles = []
     for row in rows:
         line = []
@@ -262,7 +268,7 @@ def terms_figure(
     maps = {name: of_heads(term - term.mean(dim=-1, keepdim=True)) for name, term in terms.terms.items()}
     total = of_heads(terms.total - terms.total.mean(dim=-1, keepdim=True))
     limit = max(float(np.abs(values).max()) for values in (*maps.values(), total))
-    shares = terms.shares()
+    shares = terms.shares(head)
     panels = [
         Panel(f"{_short_term(name)}: {shares[name]:z.0%}", with_place(draw_signed_map(ground, values, limit), place))
         for name, values in maps.items()

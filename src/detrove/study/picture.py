@@ -18,7 +18,7 @@ from detrove.inference import Detector
 from detrove.inference.sources import read_source
 from detrove.structures import ImageBatch
 from detrove.study.layers import QueryPath, queries_by_score, query_path, query_scores
-from detrove.study.record import Place, Recording, place_of, record
+from detrove.study.record import Place, Recording, place_of, record, refuse_engine
 
 SHOWN_QUERIES = 8
 """At most so many detections are shown beside the query that is studied."""
@@ -103,6 +103,7 @@ def study_picture(
     the mean of all. `query` is by default the surest; `pixel` (x, y) by default the middle of its box. Raises
     `InputError` for what the detector or the picture does not have, with what there is.
     """
+    refuse_engine(detector)
     given = read_source(picture)
     config: Any = detector.model.config
     blocks = [name for name, _ in detector.model.named_modules() if name.endswith("_attention")]

@@ -38,15 +38,16 @@ class ScoreTerms:
         """The scores (M, N, T) whose softmax over T is A."""
         return torch.stack(list(self.terms.values())).sum(dim=0)
 
-    def shares(self) -> dict[str, float]:
+    def shares(self, head: int | None = None) -> dict[str, float]:
         """The share of each term in how scores differ between cells; they add up to 1.
 
-        Covariance with the total over the total's variance, over all heads and queries: a term that is the same
-        everywhere decides nothing, and one that works against the others is negative.
+        Covariance with the total over the total's variance, over all queries and all heads, or one: a term that is the
+        same everywhere decides nothing, and one that works against the others is negative.
         """
-        total = _centred(self.total)
+        heads = slice(None) if head is None else slice(head, head + 1)
+        total = _centred(self.total[heads])
         variance = total.square().sum().clamp(min=1e-30)
-        return {name: float((_centred(term) * total).sum() / variance) for name, term in self.terms.items()}
+        return {name: float((_centred(term[heads]) * total).sum() / variance) for name, term in self.terms.items()}
 
     def alone(self, *names: str) -> Tensor:
         """Where the queries would look by these terms alone: (M, N, T), softmax over T."""

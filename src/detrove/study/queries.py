@@ -40,6 +40,7 @@ from detrove.inference import Detector
 from detrove.losses import match
 from detrove.models.catalogue import criterion_for
 from detrove.structures import ImageBatch, LabelMap, Predictions, Targets
+from detrove.study.record import refuse_engine
 
 PICTURES = 200
 """Pictures looked at unless somebody asks for more: shares are then known to a few hundredths."""
@@ -108,10 +109,11 @@ class QueryStudy:
     def home(self) -> np.ndarray:
         """(Q,) how far a query's boxes lie from their mean centre: root mean square, in widths and heights of pictures.
 
-        Small where a query has a place of its own; 0.41 is what boxes anywhere would give.
+        Small where a query has a place of its own; 0.41 is what boxes anywhere would give. A single picture gives 0.
         """
         centres = self.boxes[..., :2]
-        return np.sqrt(np.square(centres - centres.mean(axis=0)).sum(axis=-1).mean(axis=0))
+        away = np.square(centres - centres.mean(axis=0)).sum(axis=-1).sum(axis=0)
+        return np.sqrt(away / max(1, len(centres) - 1))
 
     def save(self, path: Path) -> None:
         """As numpy's .npz."""
@@ -161,12 +163,17 @@ def study_queries(
     """What the detector's queries do in the pictures of a data set, or in `limit` of them, evenly chosen.
 
     Pictures are looked at whole. Classes are joined by name, objects of other classes and crowd regions left out.
-    `progress` is called with the pictures done and their total. Raises `InputError` where there is no picture.
+    `progress` is called with the pictures done and their total. Raises `InputError` where there is no picture, or no
+    class that both know.
     """
+    refuse_engine(detector)
     if not len(dataset):
         raise InputError(f"{dataset.path}: split {dataset.split} has no pictures")
     indices = evenly_spaced(len(dataset), limit)
     slots = _slots(dataset.label_map, detector.label_map)
+    if not (slots >= 0).any():
+        known, asked = (", ".join(filter(None, one.label_map.names)) for one in (detector, dataset))
+        raise InputError(f"{dataset.path}: of its classes ({asked}) the detector knows none ({known})")
     parts: list[_Part] = []
     for start in range(0, len(indices), batch_size):
         samples = (dataset[index] for index in indices[start : start + batch_size])

@@ -23,6 +23,8 @@ FEW_SQUARES, SQUARES = 10, 20
 """Queries drawn of each of several detectors, and of a single one."""
 CLOSE, FAR = 0.1, 0.25
 """Distances from home, in widths and heights of the picture, that are called near and far; 0.41 is anywhere."""
+FEWEST_PICTURES = 10
+"""From which on a distance from the mean place says something."""
 LEAST_AXIS = 0.1
 """Duplicates for each object up to which the axis reaches at least: fewer are none to speak of."""
 
@@ -161,12 +163,16 @@ def _by_layer(name: str, seeds: Sequence[Sequence[float | None]], first: int) ->
 def _numbers(studies: Sequence[QueryStudy]) -> list[Cell]:
     """The share that does half of the work, and the distance from home, where a query has one."""
     used = statistics.mean(study.used_half() for study in studies)
+    enough = all(len(study.boxes) >= FEWEST_PICTURES for study in studies)
     home = statistics.mean(float(np.median(study.home())) for study in studies)
-    return [used if np.isfinite(used) else None, home if studies[0].placed else None]
+    return [used if np.isfinite(used) else None, home if studies[0].placed and enough else None]
 
 
 def _usage_caption(name: str, study: QueryStudy) -> str:
     """What the squares of one detector say."""
+    if len(study.boxes) < FEWEST_PICTURES:
+        text = f"{len(study.boxes)} pictures are too few to say whether its queries keep to a place."
+        return text if name == THIS else f"{name}. {text}"
     home = float(np.median(study.home()))
     kept = "keep to a place of their own" if home < CLOSE else "go far from home" if home > FAR else "roam a little"
     text = f"Its queries {kept}: the median one's boxes lie {home:.2f} from their mean place."

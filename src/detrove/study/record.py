@@ -116,6 +116,15 @@ class Recording:
         self.shapes += [shape for entry in recorder.sampled[:1] for shape in entry.shapes]
 
 
+def refuse_engine(detector: Detector) -> None:
+    """Raise `InputError` for a detector that another engine computes, of which nothing is seen but its answers."""
+    if detector.engine is not None:
+        raise InputError(
+            "an exported or optimised detector hands over neither attention nor queries: study the weights that it "
+            "came from, as `load` gives them"
+        )
+
+
 @contextmanager
 def record(
     detector: Detector | nn.Module, targets: Sequence[Targets] | None = None, only: Sequence[str] = ()
@@ -134,8 +143,8 @@ def record(
     computed with; predictions are the same as without.
     """
     model = detector.model if isinstance(detector, Detector) else detector
-    if isinstance(detector, Detector) and detector.engine is not None:
-        raise InputError("an optimised detector hands over no attention: record the detector that `load` gives")
+    if isinstance(detector, Detector):
+        refuse_engine(detector)
     seen = Recording()
     with recording(model, only) as recorder, ExitStack() as hooks:
 

@@ -141,7 +141,7 @@ def add_terms(report: Report, study: Study) -> None:
     """Content and position apart."""
     entry = study.seen.dense[study.cross]
     terms = score_terms(entry, [study.query])
-    shares = terms.shares()
+    shares = terms.shares(study.head)
     added = len(terms.terms) == 4
     how = (
         "Content and position are added before they are compared, so a score has four terms: c·c, c·p, p·c and p·p "
@@ -216,7 +216,9 @@ def add_anchor_position(report: Report, study: Study, temperatures: Sequence[flo
     if getattr(study.config, "modulate", False) and isinstance(block, ConditionalCrossAttention):
         found = modulation(study.detector.model, study.seen, study.cross, study.query)
         wide, high = found.size_ratio
-        before, after = (entropy_share(figures.softmax_map(x).mean(axis=0)) for x in (found.before, found.after))
+        heads = slice(None) if study.head is None else slice(study.head, study.head + 1)
+        maps = (figures.softmax_map(x)[heads].mean(axis=0) for x in (found.before, found.after))
+        before, after = (entropy_share(one) for one in maps)
         drawn.insert(
             0,
             (

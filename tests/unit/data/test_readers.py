@@ -277,6 +277,36 @@ def test_a_missing_coco_picture_is_not_another_of_its_name(tmp_path: Path) -> No
         open_dataset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("a.jpg", "sub\\b.jpg"), ("images/a.jpg", "images/sub/b.jpg")),
+        (("C:\\x\\cats\\a.jpg", "C:\\x\\b.jpg"), ("images/a.jpg", "images/b.jpg")),
+        (("a.jpg", "b.jpg"), ("images/train/a.jpg", "images/b.jpg")),
+        (("/home/u/d1/a.jpg", "/home/u/d2/more/b.jpg"), ("images/a.jpg", "images/b.jpg")),
+    ],
+)
+def test_coco_pictures_of_several_depths(tmp_path: Path, names: tuple[str, ...], files: tuple[str, ...]) -> None:
+    content = coco_content()
+    for entry, name, file in zip(content["images"], names, files, strict=True):
+        entry["file_name"] = name
+        write_picture(tmp_path / file, entry["width"], entry["height"])
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    found = [record.path.relative_to(tmp_path).as_posix() for record in open_dataset(tmp_path).records]
+    assert found == list(files)
+
+
+def test_no_coco_picture_is_two(tmp_path: Path) -> None:
+    """In a folder that was flattened one has overwritten the other."""
+    content = coco_content()
+    for number, entry in enumerate(content["images"], start=1):
+        entry["file_name"] = f"/data/cam{number}/1.jpg"
+    write_picture(tmp_path / "images" / "1.jpg", 40, 30)
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"cam2/1\.jpg: no such picture"):
+        open_dataset(tmp_path)
+
+
 def test_two_coco_files_of_one_name(tmp_path: Path) -> None:
     root = write_coco(tmp_path, "train")
     (root / "annotations" / "train.json").write_text((root / "annotations" / "instances_train.json").read_text())

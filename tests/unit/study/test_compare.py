@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from detrove.inference import load
 from detrove.study import Comparison, compare
 from detrove.study.arm_process import main
 from detrove.study.arms import Arm, ArmRecord, Conditions, begin, key_of, run_arms
-from detrove.study.compare_page import about_course, bargaining, comparison_page, curve, verdict
+from detrove.study.compare_page import _trunk, about_course, bargaining, comparison_page, curve, verdict
 from detrove.study.queries import QueryStudy
 
 MODELS = ["detr-nano", "conditional-nano"]
@@ -384,3 +385,16 @@ def test_the_page_has_all_its_figures_and_tells_failures(make_arm: MakeArm, tmp_
     assert tags.captions == 9 + 2 + 2
     assert "https:" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", content)
     assert os.fspath(tmp_path) not in content
+
+
+def test_arms_without_weights_for_their_trunk_are_named(tmp_path: Path) -> None:
+    def record(name: str, had: bool | None) -> Any:
+        trained = None if had is None else {"trunk_had_weights": had}
+        return SimpleNamespace(arm=SimpleNamespace(key=name), trained=trained)
+
+    both = [record("detr 0", True), record("dab 0", True)]
+    assert _trunk("pretrained", both) == "timm's ImageNet weights"
+    assert _trunk("pretrained", [record("detr 0", False)]).startswith("random weights")
+    assert "but random ones in dab 0" in _trunk("pretrained", [both[0], record("dab 0", False)])
+    assert _trunk(None, both) == "random weights"
+    assert _trunk("weights/a.safetensors", both) == "a.safetensors"

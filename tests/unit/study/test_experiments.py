@@ -28,6 +28,7 @@ from detrove.study.experiments import (
     WELL_LEARNED,
     about_fixed_queries,
     count_centres,
+    middle_of,
     position_maps,
 )
 from detrove.training import TrainingConfig
@@ -157,6 +158,15 @@ def test_centres_are_separate_peaks_of_some_height() -> None:
     maps[1, 1, 1], maps[1, 4, 4], maps[1, 1, 4] = 1.0, 0.9, 0.3  # two, and one that is too low
     maps[2, 2, 2], maps[2, 2, 3] = 1.0, 0.95  # neighbours are one
     assert count_centres(maps) == [1, 2, 1]
+
+
+def test_breadth_is_counted_above_the_same_height() -> None:
+    """A low hill on a plain that is nearly as high: half of the highest value would count the plain too."""
+    y, x = torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")
+    hill = 1 + 0.5 * torch.exp(-((x - 9) ** 2 + (y - 9) ** 2) / 18)
+    maps = (hill / hill.sum())[None]
+    assert (maps > maps.max() / 2).all()
+    assert 0.02 < (maps > middle_of(maps)).float().mean() < 0.1
 
 
 def test_position_maps_of_detr_are_those_of_its_own_projections(

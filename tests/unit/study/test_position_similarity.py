@@ -65,6 +65,10 @@ def test_shares_by_hand():
     both = ScoreTerms({CONTENT: content, POSITION: 3 * content + 5}).shares()
     assert both[CONTENT] == pytest.approx(0.25)
     assert both[POSITION] == pytest.approx(0.75)
+    heads = ScoreTerms({CONTENT: torch.cat((content, 0 * content)), POSITION: torch.cat((0 * content, 2 * content))})
+    assert heads.shares(0) == pytest.approx({CONTENT: 1, POSITION: 0})
+    assert heads.shares(1) == pytest.approx({CONTENT: 0, POSITION: 1})
+    assert heads.shares()[CONTENT] == pytest.approx(0.2)
 
 
 def test_a_block_outside_of_a_layer_has_no_parts(toy_detector, picture):

@@ -29,7 +29,7 @@ from detrove.study.queries import (
     shapes_of,
     study_queries,
 )
-from detrove.study.query_page import about_queries, query_page, write_query_study
+from detrove.study.query_page import _usage_caption, about_queries, query_page, write_query_study
 
 
 def hand_made(**changes: Any) -> QueryStudy:
@@ -62,7 +62,20 @@ def test_use_and_home_of_queries() -> None:
     study = hand_made()
     assert study.uses().tolist() == [0, 1, 2, 0]
     assert study.used_half() == 1 / 4  # the third query alone answers for two of three objects
-    assert study.home() == pytest.approx([0, 0.1, 0, 0], abs=1e-6)
+    assert study.home() == pytest.approx([0, 0.1 * math.sqrt(2), 0, 0], abs=1e-6)
+
+
+def test_the_distance_from_home_does_not_depend_on_the_number_of_pictures() -> None:
+    """0.41 is anywhere, also where few pictures were looked at."""
+    generator = np.random.default_rng(0)
+    for number in (2, 20):
+        boxes = generator.random((number, 5000, 4), dtype=np.float32)
+        study = hand_made(boxes=boxes, scores=boxes[..., 0])
+        assert math.sqrt(np.square(study.home()).mean()) == pytest.approx(0.408, abs=0.01)
+    study = hand_made()
+    assert "too few to say" in _usage_caption("detr", study)
+    many = hand_made(boxes=np.repeat(study.boxes, 5, axis=0), scores=np.repeat(study.scores, 5, axis=0))
+    assert "keep to a place of their own" in _usage_caption("detr", many)
 
 
 def test_nothing_to_answer_for() -> None:

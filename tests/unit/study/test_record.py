@@ -86,7 +86,10 @@ def test_nothing_inside_and_nothing_to_record(toy_detector):
     with pytest.raises(InputError, match="nothing was recorded: call"):
         seen.boxes()
     detector.engine = lambda images: images
-    with pytest.raises(InputError, match="record the detector that `load` gives"), detrove.record(detector):
+    with (
+        pytest.raises(InputError, match="study the weights that it came from, as `load` gives them"),
+        detrove.record(detector),
+    ):
         pass
 
 

@@ -150,6 +150,14 @@ def test_rasters_have_few_tiles_that_differ(shape):
     assert columns.max() < shape[1]
 
 
+@pytest.mark.parametrize("shape", [(20, 4), (40, 5), (42, 8), (4, 40), (60, 1)])
+def test_a_strip_is_made_no_longer_than_it_must_be(shape):
+    height, width = shape
+    rows, columns = figures.raster_of(shape)
+    whole = len(rows) * height / (len(columns) * width)
+    assert max(whole, 1 / whole) <= max(figures.LONGEST, height / width, width / height)
+
+
 def test_boxes_in_pixels():
     assert figures.pixel_box([0.5, 0.25, 0.5, 0.5], (200, 100)) == (50, 0, 150, 50)
 
