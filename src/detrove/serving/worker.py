@@ -54,13 +54,14 @@ class Worker:
         self._closing = False
         self._seconds_each = FIRST_GUESS
         self._computing = 0
+        self._dying = False
         self._thread = threading.Thread(target=self._work, name="detrove-worker", daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
         """Whether there is still somebody who computes."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._dying
 
     @property
     def num_waiting(self) -> int:
@@ -156,7 +157,7 @@ class Worker:
                 logger.error("decoding failed", exc_info=error, extra={"picture": job.upload.name})
                 job.answer.set_exception(Refusal(500, "decoding failed; see the log"))
             except BaseException:
-                _fail(batch)
+                self._die(batch)
                 raise
         if decoded:
             self._compute([job for job, _ in decoded], [picture for _, picture in decoded])
@@ -174,18 +175,18 @@ class Worker:
                 logger.error("computing failed", exc_info=error, extra={"picture": jobs[0].upload.name})
             jobs[0].answer.set_exception(error if is_refusal else Refusal(500, "computing failed; see the log"))
         except BaseException:
-            _fail(jobs)
+            self._die(jobs)
             raise
         else:
             for job, answer in zip(jobs, answers, strict=True):
                 job.answer.set_result(answer)
 
-
-def _fail(jobs: Sequence[Job]) -> None:
-    """The thread is about to die: tell those that it was computing for."""
-    for job in jobs:
-        if not job.answer.done():
-            job.answer.set_exception(_broken_down())
+    def _die(self, jobs: Sequence[Job]) -> None:
+        """The thread is about to die, which all can see before those hear of it that it was computing for."""
+        self._dying = True
+        for job in jobs:
+            if not job.answer.done():
+                job.answer.set_exception(_broken_down())
 
 
 def _broken_down() -> Refusal:
