@@ -44,9 +44,8 @@ DONE, OUR_FAULT, USERS_FAULT, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 AFTER_THE_FIRST = 5.0
 """Seconds in which a launcher ends its processes when one has ended; torchrun looks ten times a second."""
 BEYOND_US = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS})
-"""Faults of the machine that a user can mend: no room on the disk, no permission."""
-BAD_PLACES = frozenset({errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
-"""A place to write to that cannot be one: below a file, a folder, a name too long."""
+BEYOND_US |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+"""Faults that a user can mend: no room on the disk, no permission; a place below a file, a folder, a name too long."""
 
 
 def make_app() -> App:
@@ -104,7 +103,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        if error.errno not in BEYOND_US | BAD_PLACES:
+        if error.errno not in BEYOND_US:
             raise
         return _refuse(f"{error.filename or 'writing'}: {error.strerror}")
     return DONE

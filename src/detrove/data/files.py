@@ -106,6 +106,11 @@ def read_text(path: Path) -> str:
     return text
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a list that are not blank, without the space around them."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """Width and height of the upright picture, from the file's header alone: nothing is decoded.
 

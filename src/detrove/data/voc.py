@@ -23,6 +23,7 @@ from detrove.data.files import (
     LARGEST_SIDE,
     choose_split,
     finite,
+    lines_of,
     list_pictures,
     not_finite,
     picture_size,
@@ -119,15 +120,10 @@ def _is_class_list(file: Path, annotations: Container[str]) -> bool:
 
     A picture may be called so too, "IMG 1": then there are its annotations.
     """
-    lines = _lines_of(file.read_text(encoding="utf-8-sig", errors="replace"))
+    lines = lines_of(file.read_text(encoding="utf-8-sig", errors="replace"))
     if not lines or not all(_WITH_PRESENCE.search(line) for line in lines):
         return False
     return not any(f"{line}.xml" in annotations for line in lines)
-
-
-def _lines_of(text: str) -> list[str]:
-    """The lines of a list that are not blank."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _annotation_folders(layout: dict[str, _Split]) -> list[Path]:
@@ -139,7 +135,7 @@ def _files_of(split: _Split, faults: Faults) -> list[Path]:
     there = sorted(visible(split.annotations, "*.xml"))
     if split.names is None:
         return there
-    names = dict.fromkeys(_lines_of(read_text(split.names)))
+    names = dict.fromkeys(lines_of(read_text(split.names)))
     files = {name: split.annotations / f"{name.removesuffix('.xml')}.xml" for name in names}
     known = frozenset(there)
     for name, file in files.items():

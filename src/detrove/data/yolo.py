@@ -25,6 +25,7 @@ from detrove.data.faults import AnnotationError, Fault, Faults
 from detrove.data.files import (
     choose_split,
     finite,
+    lines_of,
     list_pictures,
     not_finite,
     picture_size,
@@ -115,8 +116,7 @@ def _describe_by_folders(path: Path) -> _Description | None:
     sources = _folders_of_splits(path) if file else {}
     if file is None or not sources:
         return None
-    names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
-    return _Description(file, path, names, sources)
+    return _Description(file, path, lines_of(read_text(file)), sources)
 
 
 def _folders_of_splits(path: Path) -> dict[str, list[str]]:

@@ -17,6 +17,8 @@ KIND_MEANINGS = {
     "missed objects": "objects that no detection explains",
 }
 
+FEWEST_VALIDATIONS = 4
+"""Below, a curve cannot be judged."""
 LEAST_CHANGE = 0.02
 """Of AP over the last quarter of the validations, or since the best one, that is worth a word."""
 
@@ -163,24 +165,25 @@ def luck(num_objects: int) -> float:
     return max(LEAST_CHANGE, 0.5 / math.sqrt(max(1, num_objects)))
 
 
+def change_at_the_end(values: Sequence[float]) -> float | None:
+    """The best of the last quarter of the validations less the best before it; None where there are too few."""
+    if len(values) < FEWEST_VALIDATIONS:
+        return None
+    quarter = max(1, len(values) // 4)
+    return max(values[-quarter:]) - max(values[:-quarter])
+
+
 def about_progress(values: Sequence[float], num_objects: int) -> str:
     """The caption of the validation curves: of AP on so many objects, and what of its changes is more than luck."""
     text = "Measured on pictures that training never saw."
-    if len(values) < 4:
+    change, least = change_at_the_end(values), luck(num_objects)
+    if change is None:
         return f"{text} The last AP is {values[-1]:.3f}."
-    last_quarter = values[-max(1, len(values) // 4) :]
-    before = max(values[: -len(last_quarter)])
-    least = luck(num_objects)
-    if before - max(last_quarter) > least:
-        return (
-            f"{text} AP was best at {before:.3f} and fell to {values[-1]:.3f}. The best weights are the ones that were "
-            "kept."
-        )
-    if max(last_quarter) - before > least:
-        return (
-            f"{text} AP rose by {max(last_quarter) - before:.3f} over the last quarter and had not levelled off: train "
-            "longer."
-        )
+    if -change > least:
+        fell = f"AP was best at {max(values):.3f} and fell to {values[-1]:.3f}."
+        return f"{text} {fell} The best weights are the ones that were kept."
+    if change > least:
+        return f"{text} AP rose by {change:.3f} over the last quarter and had not levelled off: train longer."
     return f"{text} AP was flat over the last quarter, where the rate is low too: {values[-1]:.3f} at the end."
 
 

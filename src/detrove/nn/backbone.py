@@ -223,9 +223,8 @@ def download_body(name: str, dilation: bool = False) -> dict[str, Tensor] | None
     hub_log = logging.getLogger("huggingface_hub")
     level = hub_log.level
     hub_log.setLevel(logging.ERROR)  # it would tell of every failed request; the notice says it once
-    within_reach = offline_where_unreachable()
     try:
-        with within_reach:
+        with offline_where_unreachable():
             return create_body(name, dilation, pretrained=True).state_dict()
     except InputError:
         raise

@@ -209,11 +209,8 @@ def check_arms(arms: Sequence[Arm], conditions: Conditions) -> None:
             epochs=conditions.epochs,
             minutes=conditions.minutes,
         )
-        options = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in config.model_config.items()
-        }
         with torch.device("meta"):
-            catalogue.create(arm.model, num_classes=1, backbone_weights=None, **options)
+            catalogue.create(arm.model, num_classes=1, backbone_weights=None, **config.model_options())
 
 
 def run_arms(

@@ -293,16 +293,18 @@ def _short_term(name: str) -> str:
     return "·".join(part[0] for part in name.split(" · "))
 
 
+def map_of_heads(scores: np.ndarray, head: int | None) -> np.ndarray:
+    """Where scores (M, h, w) alone would look: (h, w), of one head, or the mean of all."""
+    maps = softmax_map(scores)
+    return maps.mean(axis=0) if head is None else maps[head]
+
+
 def modulation_figure(picture: Image.Image, found: Modulation, head: int | None = None) -> Figure:
     """The position map of one query before and after its anchor's width and height, with the anchor."""
     ground = small(picture)
 
-    def of_heads(scores: np.ndarray) -> np.ndarray:
-        maps = softmax_map(scores)
-        return maps.mean(axis=0) if head is None else maps[head]
-
     panels = [
-        Panel(title, with_place(draw_heat_map(ground, above_least(of_heads(scores))), found.anchor))
+        Panel(title, with_place(draw_heat_map(ground, above_least(map_of_heads(scores, head))), found.anchor))
         for title, scores in (("position, before", found.before), ("after width and height", found.after))
     ]
     return panel_figure(panels, 2)

@@ -216,9 +216,7 @@ def add_anchor_position(report: Report, study: Study, temperatures: Sequence[flo
     if getattr(study.config, "modulate", False) and isinstance(block, ConditionalCrossAttention):
         found = modulation(study.detector.model, study.seen, study.cross, study.query)
         wide, high = found.size_ratio
-        heads = slice(None) if study.head is None else slice(study.head, study.head + 1)
-        maps = (figures.softmax_map(x)[heads].mean(axis=0) for x in (found.before, found.after))
-        before, after = (entropy_share(one) for one in maps)
+        before, after = (entropy_share(figures.map_of_heads(x, study.head)) for x in (found.before, found.after))
         drawn.insert(
             0,
             (

@@ -31,7 +31,7 @@ from detrove.nn.recompute import recompute_layers
 from detrove.structures import ImageBatch, Preprocessing, Targets
 from detrove.training.config import TrainingConfig
 from detrove.training.optimizer import build_optimizer
-from detrove.training.trainer import AUTOCAST, in_full_precision
+from detrove.training.trainer import losses_of
 
 SHARE = 0.8
 """Of what is free on a CPU: the rest is for decoded pictures, validation and other programs."""
@@ -123,14 +123,11 @@ def steps_on_noise(
     images = ImageBatch.from_images(list(torch.randn(number, 3, height, width))).to(device)
     boxes = torch.rand(num_objects, 4) * 0.3 + 0.3
     target = Targets(torch.zeros(num_objects, dtype=torch.int64), boxes).to(device)
-    targets, precision = [target] * number, AUTOCAST.get(config.mixed_precision)
+    targets, num_boxes = [target] * number, max(1.0, float(num_objects * number))
     ends = [_now(device)]
     for _ in range(steps):
         optimizer.zero_grad()
-        with torch.autocast(device.type, precision, enabled=precision is not None):
-            predictions = copied(images, targets)
-        losses = criterion(in_full_precision(predictions), targets, num_boxes=max(1.0, float(num_objects * number)))
-        criterion.total(losses).backward()
+        losses_of(copied, criterion, config.mixed_precision, images, targets, num_boxes)[0].backward()
         optimizer.step()
         ends.append(_now(device))
     return [end - begin for begin, end in itertools.pairwise(ends)]

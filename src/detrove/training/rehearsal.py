@@ -32,7 +32,7 @@ from detrove.structures import ImageBatch, Targets
 from detrove.training.config import TrainingConfig
 from detrove.training.optimizer import build_optimizer, set_rates
 from detrove.training.parts import parts_of
-from detrove.training.trainer import AUTOCAST, in_full_precision
+from detrove.training.trainer import losses_of
 from detrove.training.watch import some_pictures
 
 NUM_PICTURES = 4
@@ -171,12 +171,9 @@ def _step(
     optimizer.zero_grad()
     num_parts = -(-len(targets) // _at_once(config, len(targets)))
     num_boxes = count_boxes(targets) / num_parts
-    precision = AUTOCAST.get(config.mixed_precision)
     for pictures, objects in parts_of(images, targets, num_parts):
         try:
-            with torch.autocast(pictures.pixels.device.type, precision, enabled=precision is not None):
-                predictions = model(pictures, objects)
-            loss = criterion.total(criterion(in_full_precision(predictions), objects, num_boxes)) / num_parts
+            loss = losses_of(model, criterion, config.mixed_precision, pictures, objects, num_boxes)[0] / num_parts
         except NotFiniteError:
             return False
         if not loss.isfinite():

@@ -366,12 +366,7 @@ class Trainer:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum that is minimised, and its terms, of pictures that may be a part of a step."""
         images, targets = images.to(self.device, self.dtype), [target.to(self.device) for target in targets]
-        precision = AUTOCAST.get(self.config.mixed_precision)
-        # Not accelerate's autocast: its precision is one for the whole process, not one for each training.
-        with torch.autocast(self.device.type, precision, enabled=precision is not None):
-            predictions = model(images, targets)
-        losses = self.criterion(in_full_precision(predictions), targets, num_boxes)
-        return self.criterion.total(losses), losses
+        return losses_of(model, self.criterion, self.config.mixed_precision, images, targets, num_boxes)
 
     def _lost(self, what: str, images: ImageBatch, targets: list[Targets], put_back: Callable[[], None]) -> None:
         """A step that lost its numbers ends the training or is skipped, and then leaves no trace in the model."""
@@ -529,6 +524,23 @@ def seed_step(seed: int, step: int, process: int) -> None:
 def augmentation_of(recipe: Recipe) -> Augmentation:
     """The recipe's part about how training pictures are varied."""
     return Augmentation(**{entry.name: getattr(recipe, entry.name) for entry in dataclasses.fields(Augmentation)})
+
+
+def losses_of(
+    model: nn.Module,
+    criterion: Criterion,
+    mixed_precision: str,
+    images: ImageBatch,
+    targets: list[Targets],
+    num_boxes: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum that is minimised, and its terms, of pictures that may be a part of a step (`Criterion`)."""
+    precision = AUTOCAST.get(mixed_precision)
+    # Not accelerate's autocast: its precision is one for the whole process, not one for each training.
+    with torch.autocast(images.pixels.device.type, precision, enabled=precision is not None):
+        predictions = model(images, targets)
+    losses = criterion(in_full_precision(predictions), targets, num_boxes)
+    return criterion.total(losses), losses
 
 
 def in_full_precision(predictions: Predictions) -> Predictions:

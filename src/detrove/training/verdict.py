@@ -15,7 +15,7 @@ import numpy as np
 from detrove.data import DetectionDataset
 from detrove.data.dataset import evenly_spaced
 from detrove.evaluation import ErrorAnalysis, Metrics, analyse_errors, coco_results, findings
-from detrove.evaluation.findings import luck
+from detrove.evaluation.findings import change_at_the_end, luck
 from detrove.evaluation.matching import BoxTable
 from detrove.evaluation.queries import duplicate_rate
 from detrove.evaluation.report import thresholds_of_categories
@@ -25,8 +25,6 @@ from detrove.training.validation import Measured, Validation
 
 NOTHING_LEARNED = 0.01
 """AP below which a detector has found nothing worth the name."""
-FEWEST_VALIDATIONS = 4
-"""Below, a curve cannot be judged."""
 BY_HEART = 0.2
 """AP on training pictures above that on others, from which on a detector knows its pictures by heart; half as much
 where AP on others falls."""
@@ -147,16 +145,12 @@ def learned_nothing(evidence: Evidence) -> str | None:
 
 def under_trained(evidence: Evidence) -> str | None:
     """AP was still rising at the end."""
-    aps = evidence.aps
-    if len(aps) < FEWEST_VALIDATIONS:
-        return None
-    before = max(aps[: -max(1, len(aps) // 4)])
-    gained = max(aps) - before
-    if gained <= luck(evidence.num_objects):
+    gained = change_at_the_end(evidence.aps)
+    if gained is None or gained <= luck(evidence.num_objects):
         return None
     return (
-        f"Under-trained: AP rose by {gained:.3f} over the last quarter of the validations, to {max(aps):.3f}, and had "
-        "not levelled off. Try twice the --epochs or --minutes."
+        f"Under-trained: AP rose by {gained:.3f} over the last quarter of the validations, to {max(evidence.aps):.3f}, "
+        "and had not levelled off. Try twice the --epochs or --minutes."
     )
 
 
@@ -180,8 +174,8 @@ def fell_back(evidence: Evidence) -> str | None:
 
 def fallen(evidence: Evidence) -> str | None:
     """How far AP was below its best over the last quarter of the validations, in words; None where it may be luck."""
-    aps = evidence.aps
-    if len(aps) < FEWEST_VALIDATIONS or max(aps) - max(aps[-max(1, len(aps) // 4) :]) <= luck(evidence.num_objects):
+    aps, change = evidence.aps, change_at_the_end(evidence.aps)
+    if change is None or -change <= luck(evidence.num_objects):
         return None
     best = [line["epoch"] for line in evidence.lines if "ap" in line][aps.index(max(aps))]
     return f"AP fell from {max(aps):.3f} in epoch {best} to {aps[-1]:.3f}"
@@ -301,12 +295,12 @@ RULES: tuple[Callable[[Evidence], str | None], ...] = (
 def _nothing(evidence: Evidence) -> str:
     """What was looked at in vain; nothing of what could not be judged."""
     ap = evidence.metrics.ap or 0.0
-    curve = "AP was flat at the end, where the rate is low too" if len(evidence.aps) >= FEWEST_VALIDATIONS else ""
+    too_few = change_at_the_end(evidence.aps) is None
     known_aps = [values["ap"] for values in evidence.metrics.per_class.values() if values["ap"] is not None]
     weak = [one for one in known_aps if one < WEAK * ap]
     rate = duplicate_rate(evidence.errors.truth, evidence.errors.found)
     sound = [
-        curve or "too few validations for a curve",
+        "too few validations for a curve" if too_few else "AP was flat at the end, where the rate is low too",
         "no class is far below the others" if len(known_aps) > 1 and not weak else "",
         "small objects are found as others are" if shares_found(evidence) else "",
         "hardly any object is shown twice" if rate is not None and rate < MANY_DUPLICATES else "",
