@@ -256,15 +256,7 @@ def criterion(config: Config) -> Criterion:
 
 _NANO = Config()
 _SMALL = replace(_NANO, num_queries=200, num_detections=200, dim=192, feedforward_dim=512, num_decoder_layers=4)
-_MEDIUM = replace(
-    _NANO,
-    num_queries=300,
-    num_detections=300,
-    dim=256,
-    feedforward_dim=1024,
-    num_encoder_layers=2,
-    num_decoder_layers=6,
-)
+_MEDIUM = replace(_NANO, num_queries=300, num_detections=300, dim=256, feedforward_dim=1024, num_encoder_layers=2)
 
 # The rates are for four pictures a step: with few pictures it is steps that are wanting, and four cost half of eight.
 _RECIPE = Recipe(

@@ -27,7 +27,7 @@ from detrove.training.run_folder import RunFolder
 
 LARGER = (("detrove-small", 6e9), ("detrove-medium", 12e9))
 """Detectors for a machine with at least so many bytes of memory (a GPU's, where there is one), the smallest first: a
-training of `detrove-medium` held 8.8 GB."""
+training of `detrove-medium` on a CPU held 10 GB."""
 ENOUGH_VIEWS = 4_000
 """Of pictures, by the time of steps alone, from which on a larger detector finds more than the next smaller one does in
 the same minutes: on blood cells `detrove-small` was even with `-nano` after 2,178 that it was really shown."""
