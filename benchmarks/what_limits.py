@@ -16,6 +16,7 @@ from typing import Any
 import detrove
 from detrove.data import open_dataset
 from detrove.evaluation import coco_metrics, coco_results, detect
+from detrove.inference.writers import as_annotations
 
 SURE = 0.4
 """The score from which on a run's boxes are taken as labels."""
@@ -40,26 +41,17 @@ def main() -> None:
         for count in range(1, len(layers) + 1):
             model.decoder = layers[:count]
             results = coco_results(detect(detector, dataset), labels)
-            print(f"{run.name:24} {count:6}  {_numbers(labels, results)}", flush=True)
-        found[run.name] = results
+            print(f"{run!s:24} {count:6}  {_numbers(labels, results)}", flush=True)
+        found[str(run)] = results
 
     print(f"\nthe labels have {len(labels['annotations'])} boxes; a run's as labels:")
     print(f"{'as labels':24} boxes  {'run':24}  AP     AP50   AP75")
     for truth, results in found.items():
-        pretended = _as_labels(labels, results)
+        sure = [result for result in results if result["score"] > SURE]
+        pretended = {**labels, "annotations": as_annotations(sure)}
         for name in (name for name in found if name != truth):
             numbers = _numbers(pretended, found[name])
-            print(f"{truth:24} {len(pretended['annotations']):5}  {name:24}  {numbers}", flush=True)
-
-
-def _as_labels(labels: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
-    """A run's sure boxes in the form of the labels."""
-    sure = [result for result in results if result["score"] > SURE]
-    boxes = [
-        {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
-        for number, result in enumerate(sure, start=1)
-    ]
-    return {**labels, "annotations": boxes}
+            print(f"{truth:24} {len(sure):5}  {name:24}  {numbers}", flush=True)
 
 
 def _numbers(labels: dict[str, Any], results: list[dict[str, Any]]) -> str:

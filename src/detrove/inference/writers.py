@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,16 @@ def coco_labels(found: Sequence[PictureFound], label_map: LabelMap) -> dict[str,
         for one, image_id, name in zip(found, ids, names, strict=True)
     ]
     entries = [entry for one, image_id in zip(found, ids, strict=True) for entry in one.detections.to_coco(image_id)]
-    annotations = [
-        {"id": number, **entry, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
-        for number, entry in enumerate(entries, start=1)
-    ]
     categories = [{"id": entry.id, "name": entry.name} for entry in label_map.entries if entry]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return {"images": images, "annotations": as_annotations(entries), "categories": categories}
+
+
+def as_annotations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """COCO result entries as COCO annotations, with their `score`."""
+    return [
+        {"id": number, **entry, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+        for number, entry in enumerate(results, start=1)
+    ]
 
 
 def yolo_lines(one: PictureFound) -> str:
