@@ -215,7 +215,7 @@ class ModelOut(BaseModel):
     name: str
     detrove_version: str
     categories: list[CategoryOut]
-    thresholds: dict[str, float] = Field(description="The stored threshold of each category, by its name.")
+    thresholds: dict[int, float] = Field(description="The stored threshold of each category, by its id.")
     longer_side: int = Field(description="Pixels that a picture's longer side has at most, for the detector.")
     tiles: int | None = Field(description="Side of the tiles that large pictures are cut into.")
     engine: str | None

@@ -125,7 +125,9 @@ class Service:
             detrove_version=version("detrove"),
             categories=self.categories(),
             thresholds={
-                name: round(value, 4) for name, value in zip(detector.label_map.names, stored, strict=False) if name
+                entry.id: round(value, 4)
+                for entry, value in zip(detector.label_map.entries, stored, strict=False)
+                if entry
             },
             longer_side=detector.preprocessing.longer,
             tiles=detector.tiling.size if detector.tiling else None,

@@ -239,10 +239,17 @@ def test_a_key_opens_everything_but_the_page(detector: Detector, file: bytes) ->
 def test_the_model_describes_itself(client: TestClient) -> None:
     model = client.get("/v1/model").json()
     assert model["name"] == "dab-nano"
-    assert model["thresholds"] == {"cell": 0.0, "debris": 0.0}
+    assert model["thresholds"] == {"3": 0.0, "5": 0.0}
     assert [block["name"] for block in model["decoder"]] == ["decoder.0.cross_attention", "decoder.1.cross_attention"]
     assert all(block["content_and_position"] for block in model["decoder"])
     assert model["limits"] == {"megabytes": 0.5, "megapixels": 1.0, "pictures": 4, "seconds": 20.0}
+
+
+def test_classes_of_one_name_keep_their_thresholds(detector: Detector, limits: Limits) -> None:
+    labels = LabelMap((Category(3, "cell"), Category(5, "cell")))
+    twins = Detector(detector.model, detector.preprocessing, labels, torch.tensor([0.2, 0.7]), detector.name)
+    with TestClient(make_app(twins, limits)) as client:
+        assert client.get("/v1/model").json()["thresholds"] == {"3": 0.2, "5": 0.7}
 
 
 def test_metrics_count(client: TestClient, file: bytes) -> None:

@@ -37,7 +37,7 @@ export class Boxes {
   }
 
   least(detection) {
-    if (at("stored").checked) return this.model.thresholds[this.name(detection)] ?? 0.5;
+    if (at("stored").checked) return this.model.thresholds[detection.category_id] ?? 0.5;
     return Number(at("threshold").value);
   }
 
