@@ -57,12 +57,12 @@ class Config:
     num_points: int = 4
     feedforward_dim: int = 256
     num_encoder_layers: int = 1
-    num_decoder_layers: int = 3
+    num_decoder_layers: int = 2
     dropout: float = 0.0
     temperature: float = 10000.0
     scores: str = "sigmoid"
     num_detections: int = 100
-    cells_per_object: int = 6
+    cells_per_object: int = 3
     class_weight: float = 1.0
     box_weight: float = 5.0
     giou_weight: float = 2.0
@@ -255,8 +255,17 @@ def criterion(config: Config) -> Criterion:
 
 
 _NANO = Config()
-_SMALL = replace(_NANO, num_queries=200, num_detections=200, dim=192, feedforward_dim=512, num_decoder_layers=4)
-_MEDIUM = replace(_NANO, num_queries=300, num_detections=300, dim=256, feedforward_dim=1024, num_encoder_layers=2)
+_LARGER = replace(_NANO, cells_per_object=6)
+_SMALL = replace(_LARGER, num_queries=200, num_detections=200, dim=192, feedforward_dim=512, num_decoder_layers=4)
+_MEDIUM = replace(
+    _LARGER,
+    num_queries=300,
+    num_detections=300,
+    dim=256,
+    feedforward_dim=1024,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+)
 
 # The rates are for four pictures a step: with few pictures it is steps that are wanting, and four cost half of eight.
 _RECIPE = Recipe(
