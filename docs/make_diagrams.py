@@ -432,7 +432,7 @@ DETROVE = Diagram(
         Arrow("reference", "right", "self", "left"),
         Arrow("heads", "bottom", "reference", "bottom", "the next layer's box, detached", True),
     ),
-    (("decoder × 3", "self", "feed"),),
+    (("decoder × 2", "self", "feed"),),
     extra=22,
 )
 

@@ -6,7 +6,7 @@ Differs from DETR in:
 - three levels (strides 8 to 32); dense self-attention only on the coarsest, small convolutions carry it to the finer
   ones (the division of labour of RT-DETR, Zhao et al. 2024 §4.2);
 - every cell proposes a box, and **several** cells are taught each object (one-to-many, so that the trunk hears of every
-  object many times in each step); the best cells with distinct boxes become the queries, repeats stay silent;
+  object several times in each step); the best cells with distinct boxes become the queries, repeats stay silent;
 - queries start from what their cell saw; the decoder samples around 4-d references and refines them layer by layer;
   heads are shared by its layers;
 - boxes start as squares of two cells and move by shares of their own sides; places are those of the pixels, and padding
